@@ -187,7 +187,7 @@ def describe_form(form: str) -> str:
 
 
 def describe_drift(before: Subject, after: Subject) -> str:
-    """Return the speed of the machine now relative to the baseline, in a sentence; empty without probes on both sides."""
+    """Return the speed of the machine relative to the baseline in a sentence; empty without probes on both sides."""
     kernels = before.processes[-1].probes_ms if before.processes else ()
     sessions = [*list_sessions(before), after.processes]
     ratios = []
@@ -213,7 +213,8 @@ def forms(metric: str, sessions: Sequence[Sequence[Process]]) -> list[str]:
     """
     processes = list(chain.from_iterable(sessions))
     if metric == "first_answer":
-        return [START, ""] if all(process.probe_start_ms for process in processes) else [""]
+        has_probes = all(process.probe_start_ms for process in processes)
+        return [START, ""] if has_probes else [""]
     if metric not in ("p50", "p90", "p99"):
         return [""]
     kernels = []
