@@ -204,7 +204,7 @@ def test_a_machine_that_changes_meanwhile(float32_ort, tiny_samples, monkeypatch
     monkeypatch.setattr(run, "fingerprint", lambda: next(states))
     found = verbs.check(float32_ort, float32_ort, tiny_samples.dev, options=CheckOptions(gates=OPEN, max_time=0.0))
     assert gates(found)["latency.p50"] == INCOMPARABLE and gates(found)["accuracy.drop"] == PASS
-    assert any("slowed itself down" in note and "3 times" in note for note in found.notes)
+    assert any("throttled 3 times" in note for note in found.notes)
     assert any("Both sides are the same bundle, files and settings" in note for note in found.notes)
     with refused("machine-changed"):
         verbs.baseline(float32_ort, tiny_samples.dev)
