@@ -9,7 +9,8 @@ from typing import Any
 
 from edgekit.report import files, predictions
 from edgekit.report.predictions import Answer
-from edgekit.report.side import BundleUnderTest, Rows, check_same_task, open_for_test, score_fields, summarize_teacher
+from edgekit.report.side import BundleUnderTest, Rows, check_same_task, open_for_test
+from edgekit.report.summarize import score_fields, summarize_teacher
 from edgekit.spec.errors import EdgekitError, UsageError
 from edgekit.spec.protocols import Arrays, Input
 from edgekit.spec.rows import encode_each

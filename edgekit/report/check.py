@@ -15,7 +15,8 @@ from edgekit.machine.cpu import cpus
 from edgekit.report import baselines, gating
 from edgekit.report.before import Before, BundleBefore, known
 from edgekit.report.run import Run, build_report, measure, measure_alone, measure_noise
-from edgekit.report.side import open_for_test, predict_all, summarize_bundle, variant_of
+from edgekit.report.side import open_for_test, predict_all
+from edgekit.report.summarize import summarize_bundle, variant_of
 from edgekit.spec.errors import UsageError
 from edgekit.spec.gates import OFF
 from edgekit.spec.options import BaselineOptions, CheckOptions, CompareOptions, MeasureOptions

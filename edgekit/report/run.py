@@ -17,8 +17,9 @@ from edgekit.report.accuracy import compare as compare_answers
 from edgekit.report.before import BundleBefore, Known, ReportBefore, TeacherBefore
 from edgekit.report.describe import Description, describe
 from edgekit.report.reference import question
-from edgekit.report.side import BundleOutputs, BundleUnderTest, Rows, load_eval_rows, predict_all, summarize_bundle
+from edgekit.report.side import BundleOutputs, BundleUnderTest, Rows, load_eval_rows, predict_all
 from edgekit.report.slices import by_label, by_length, score_slices
+from edgekit.report.summarize import summarize_bundle
 from edgekit.spec import gates as gate_files
 from edgekit.spec.errors import BackendError, UsageError
 from edgekit.spec.gates import Gates

@@ -206,7 +206,7 @@ def test_a_teacher_with_other_labels(edgekit, place, tmp_path):
     other = small.save(tmp_path / "other", labels=("neutral", "negative", "positive"))
     result = edgekit("compare", other, place.good, "--samples", place.dev)
     assert (result.code, result.out) == (2, "")
-    assert "answers with other labels than the bundle: labels (3) neutral, negative, positive" in result.err
+    assert "cannot be compared with the bundle: it has labels (3) neutral, negative, positive" in result.err
     assert "with the same labels in the same order" in result.err
 
 
