@@ -186,7 +186,7 @@ def test_one_bundle():
         "first answer",
         "253.1 ms (import 151.2, verify 12.40, load 88.30, first answer 2.41)",
     ]
-    assert rows_of(text, "energy of an answer")[0][1] == "not told: no RAPL domain may be read, and this is no Jetson"
+    assert rows_of(text, "energy of an answer")[0][1] == "not measured: no RAPL domain may be read, and this is no Jetson"
     assert "Drop from clean to disturbed: typos 0.0450;" in text
     assert "| budget.memory&#95;mb | ▲ over budget | 100 MB | 101.4 MB | – |" in text
 
@@ -384,7 +384,7 @@ def test_what_is_left_out_is_said():
         replace(base, notes=("~" * 300,) * 9, accuracy=replace(base.accuracy, flipped=flips, slices=slices))
     )
     last = text.splitlines()[-1]
-    assert last.startswith("Left out here, as a comment holds no more: ")
+    assert last.startswith("Left out, because a comment cannot be longer: ")
     assert last.endswith("robustness tables, machine and bundles tables. All of it is in report.html and report.json.")
     assert "**Latency**" in text and "**Notes**" in text, "what is said stays before what is in tables"
     assert text.count("<details>") == text.count("</details>") > 0

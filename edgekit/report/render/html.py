@@ -1,7 +1,7 @@
 """Report as one HTML file with figures, tables and style. It has no scripts and loads nothing.
 
-Names, labels and texts of a report come from others. All of them are escaped. A Content-Security-Policy also forbids the
-page to load or run anything, so that a flaw in the escaping would have no effect.
+Names, labels and texts of a report come from others. All of them are escaped. A Content-Security-Policy also forbids
+the page to load or run anything, so that a flaw in the escaping would have no effect.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Report as a comment on a pull request: the verdict first, narrow enough for a phone, short enough for GitHub.
 
 Names of models, labels and column values come from others, and GitHub or GitLab reads the comment. None of them becomes
-markup, mentions anybody or makes a link. Special characters are written as entities. A zero-width space splits ``@name``,
-``#123`` and the like, because these are searched in the rendered text, where an escape has no effect.
+markup, mentions anybody or makes a link. Special characters are written as entities. A zero-width space splits
+``@name``, ``#123`` and the like, because these are searched in the rendered text, where an escape has no effect.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ def markdown(report: Report) -> str:
         report: Report of any kind. Texts of samples are only shown if its ``include_text`` is set.
 
     Returns:
-        GitHub-flavoured Markdown of at most ``MOST_BYTES``, the same for equal reports. Tables of numbers are collapsed,
-        below all sentences. If the comment would be too long, parts at its end are left out, and a last line names them.
+        GitHub-flavoured Markdown of at most ``MOST_BYTES``, the same for equal reports. Tables of numbers are
+        collapsed, below all sentences. If the comment would be too long, parts at its end are left out, and a last line
+        names them.
     """
     room = MOST_BYTES - _LAST_LINE_BYTES
     parts, folded = _parts(document(report, _LIMITS))
@@ -147,9 +148,12 @@ def _block(block: Block) -> str:
         return "\n".join(f"- {escape(text)}" for _, text in block)
     if isinstance(block, Figure):
         return _block(block.table)
-    rulers = ["---" if i == 0 or i in block.words else "---:" for i in range(len(block.header))]
-    rows = [[escape(cell) for cell in row] for row in block.rows]
-    lines = [f"| {' | '.join(cells)} |" for cells in (map(escape, block.header), rulers, *rows)]
+    rulers = ["---:"] * len(block.header)
+    for index in (0, *block.words):
+        rulers[index] = "---"
+    rows = [[escape(cell) for cell in row] for row in (block.header, *block.rows)]
+    rows.insert(1, rulers)
+    lines = [f"| {' | '.join(cells)} |" for cells in rows]
     if block.note:
         lines += ["", escape(block.note)]
     return "\n".join(lines)
