@@ -385,7 +385,7 @@ def test_what_is_left_out_is_said():
     )
     last = text.splitlines()[-1]
     assert last.startswith("Left out, because a comment cannot be longer: ")
-    assert last.endswith("robustness tables, machine and bundles tables. All of it is in report.html and report.json.")
+    assert last.endswith("robustness tables, machine and bundles tables. See report.html or report.json.")
     assert "**Latency**" in text and "**Notes**" in text, "what is said stays before what is in tables"
     assert text.count("<details>") == text.count("</details>") > 0
 

@@ -151,7 +151,7 @@ def _block(block: Block) -> str:
     rulers = ["---:"] * len(block.header)
     for index in (0, *block.words):
         rulers[index] = "---"
-    rows = [[escape(cell) for cell in row] for row in (block.header, *block.rows)]
+    rows = [list(map(escape, row)) for row in (block.header, *block.rows)]
     rows.insert(1, rulers)
     lines = [f"| {' | '.join(cells)} |" for cells in rows]
     if block.note:

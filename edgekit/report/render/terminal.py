@@ -61,7 +61,7 @@ def _gates(page: Document) -> Table:
 def _aligned(block: Table) -> list[str]:
     """Return the lines of a table, indented, and those of its note."""
     header = [plain(name) for name in block.header]
-    rows = [[plain(cell) for cell in row] for row in block.rows]
+    rows = [list(map(plain, row)) for row in block.rows]
     text = table(header, rows, left=(0, *block.words), columns=width.get() - len(_INDENT))
     lines = [f"{_INDENT}{line}" for line in text.splitlines()]
     if block.note:
