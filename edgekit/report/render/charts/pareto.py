@@ -240,11 +240,10 @@ def _name_box(place: tuple[float, float], room: float) -> _Frame:
 
 def _overlap(box: _Frame, boxes: Sequence[_Frame], frame: _Frame) -> float:
     """Return the area that a box shares with others, and a penalty for the part outside the frame."""
-    total = 0.0
-    for i, sign in enumerate((-1, -1, 1, 1)):
-        total += 50 * max(0.0, sign * (box[i] - frame[i]))
+    outside = sum(max(0.0, sign * (box[i] - frame[i])) for i, sign in enumerate((-1, -1, 1, 1)))
+    shared = 0.0
     for other in boxes:
         shared_width = max(0.0, min(box[2], other[2]) - max(box[0], other[0]))
         shared_height = max(0.0, min(box[3], other[3]) - max(box[1], other[1]))
-        total += shared_width * shared_height
-    return total
+        shared += shared_width * shared_height
+    return 50 * outside + shared

@@ -85,10 +85,9 @@ class Scale:
     def __call__(self, value: float) -> float:
         """Return the position of a value; a value outside the ends is put at the nearer end."""
         value = min(max(value, self.low), self.high)
+        share = (value - self.low) / (self.high - self.low)
         if self.log:
             share = math.log(value / self.low) / math.log(self.high / self.low)
-        else:
-            share = (value - self.low) / (self.high - self.low)
         return self.start + share * (self.end - self.start)
 
 
