@@ -208,7 +208,7 @@ def test_texts_are_shown_only_where_they_were_asked_for(pages):
 def test_the_verdict_comes_first_and_in_words(pages):
     said = Page(pages["check"]).words("verdict")
     assert said.startswith(
-        "✗ Regression Of 9 gates 1 is a regression, 1 is over budget, 1 cannot be compared, 2 are not settled, 4 pass."
+        "✗ Regression Of 9 gates 1 is a regression, 1 is over budget, 1 cannot be compared, 2 are inconclusive, 4 pass."
     )
     assert "latency.p50 p50 grew by 8.3 % (7.0 % to 9.7 %), above 5 %." in said
     assert "footprint.memory" not in said, "what passes is no reason"

@@ -93,7 +93,7 @@ def test_a_check():
         "**main** against **release-1.4**, 872 samples, on AMD EPYC 9R14 96-Core Processor (2 CPUs), "
     )
     assert lines[2].endswith(
-        "UTC. Of 9 gates 1 is a regression, 1 is over budget, 1 cannot be compared, 2 are not settled, 4 pass."
+        "UTC. Of 9 gates 1 is a regression, 1 is over budget, 1 cannot be compared, 2 are inconclusive, 4 pass."
     )
     assert lines[4] == "**Gates**"
     table = [
