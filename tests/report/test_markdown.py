@@ -99,7 +99,7 @@ def test_a_check():
     table = [
         [c.strip().replace("&#43;", "+") for c in line.strip("|").split("|")] for line in lines if line.startswith("|")
     ]
-    assert table[0] == ["gate", "verdict", "allowed", "found", "90 % interval", "in words"]
+    assert table[0] == ["gate", "verdict", "allowed", "measured", "90 % interval", "in words"]
     assert table[2] == [
         "latency.p50",
         "✗ regression",
