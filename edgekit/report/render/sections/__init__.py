@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from edgekit.report.render.document import Document, Limits
-from edgekit.report.render.sections import accuracy, confusion, explain, machine, speed, summary
+from edgekit.report.render.sections import accuracy, candidates, confusion, explain, machine, speed, summary
 from edgekit.report.render.words import GRAVEST_FIRST, MARKS, cut, sentence
 from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, OVER_BUDGET, PASS, REGRESSION, Gate, Report
 
@@ -62,7 +62,7 @@ def document(report: Report, limits: Limits) -> Document:
         accuracy.flips(report, limits),
         speed.latency(report, limits),
         speed.footprint(report, limits),
-        speed.candidates(report, limits),
+        candidates.candidates(report, limits),
         explain.faithfulness(report),
         explain.drifts(report, limits),
         explain.robustness(report, limits),
