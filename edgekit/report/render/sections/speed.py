@@ -256,7 +256,10 @@ def _start(both: list[Side]) -> Figure | None:
         rows.append((part, *(amount(values[i], "ms") for _, values, _ in bars)))
     rows.append(("total", *(Cell(total, "sum") for _, _, total in bars)))
     text = "; ".join(f"{name}: {total} from process start to the first answer" for name, _, total in bars)
-    caption = "From process start to the first answer, from left to right in the order of the key; medians over the processes."
+    caption = (
+        "From process start to the first answer, from left to right in the order of the key; "
+        "medians over the processes."
+    )
     table = Table("t-start", "Cold start", ("", *(name for name, _, _ in bars)), tuple(rows))
     return Figure(partial(stacked, Head("start", "Cold start", text + "."), parts, bars), caption, table)
 
