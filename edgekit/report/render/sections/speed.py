@@ -141,8 +141,9 @@ def _ratios(report: Report, limits: Limits) -> Figure | None:
         gate = gates.get(f"{table_name}.{change.metric}")
         rows.append((name, *_ratio_cells(change, gate, limits)))
         limit = None if gate is None else gate.limit
-        ends = [_growth(value) for value in (change.ratio, change.low, change.high)]
-        lines.append(Interval(name, *ends, limit, change.said))
+        lines.append(
+            Interval(name, _growth(change.ratio), _growth(change.low), _growth(change.high), limit, change.said)
+        )
         if change.ratio is not None:
             texts.append(f"{name} {growth(change.ratio)}")
     title = "The second over the first" if report.kind == "self-check" else "Now over before"
@@ -216,7 +217,7 @@ def _find_group(groups: tuple[ByLength, ...], low: int, high: int) -> ByLength |
 
 def _scenarios(both: list[Side], limits: Limits) -> Table:
     header = ["scenario", "value", "metric", "queries", "how"]
-    word_columns = (2, 4)
+    word_columns: tuple[int, ...] = (2, 4)
     if len(both) > 1:
         header.insert(1, "bundle")
         word_columns = (1, 3, 5)
@@ -247,7 +248,7 @@ def _start(both: list[Side]) -> Figure | None:
             bars.append((name, _start_parts(subject.start), amount(subject.start.total_ms, "ms")))
     if not bars:
         return None
-    parts = _START_PARTS
+    parts: tuple[str, ...] = _START_PARTS
     if all(values[-1] < 0.5 for _, values, _ in bars):  # The rest is negligible.
         parts = _START_PARTS[:-1]
         bars = [(name, values[:-1], total) for name, values, total in bars]
