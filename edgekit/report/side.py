@@ -155,7 +155,7 @@ def open_for_test(
 
     Args:
         path: Folder of the bundle.
-        trust: Keys of accepted signers; None accepts unsigned bundles.
+        trust: Trusted keys; None accepts unsigned bundles and any signer.
         backend: Backend to run; None for the best one here.
         threads: Threads per call; None for those of the bundle.
 
