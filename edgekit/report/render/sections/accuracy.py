@@ -160,15 +160,20 @@ def flips(report: Report, limits: Limits) -> Section:
         word_columns.append(len(header))
         header.append("text")
     rows = [_flip_row(flip, has_margins, report.include_text, limits) for flip in result.flipped[: limits.flips]]
+    caption = "Rows that are answered differently"
+    order = ""
+    if has_margins:
+        caption += ", the largest margin before first"
+        order = ", those with the largest margin before"
     note = ""
     if len(rows) < max(result.flips, len(result.flipped)):
         note = (
-            f"{len(rows):,} of {result.flips:,} rows are listed, those with the largest margin before; "
+            f"{len(rows):,} of {result.flips:,} rows are listed{order}; "
             f"report.json has the first {len(result.flipped):,}."
         )
     table = Table(
         "t-flips",
-        "Rows that are answered differently, the largest margin before first",
+        caption,
         tuple(header),
         tuple(rows),
         tuple(word_columns),

@@ -81,8 +81,8 @@ def _rows_of_one(subject: Subject, changes: Sequence[Change], most: int) -> tupl
     rows.append(("size on disk", [amount(subject.size_mb or None, "MB")]))
     rows.append(("energy of an answer", [energy(subject, most)]))
     for change in changes:
-        value, interval = change_cells(change, most)
-        rows.append((f"{_name(change)}, second over first", [f"{value} ({interval})"]))
+        growth_text, interval = change_cells(change, most)
+        rows.append((f"{_name(change)}, second over first", [f"{growth_text} ({interval})"]))
     return rows_of(rows)
 
 
