@@ -158,9 +158,11 @@ def session(
         sizes = (a.size_mb, c.size_mb)
         gated = {"p50": GATED["p50"]}
         made = time_interleaved(
-            (a.worker, c.worker), texts, speed.enough(gated, sizes, seed), max_time=options.max_time, seed=seed
+            (a.worker, c.worker), texts, speed.make_stop_rule(gated, sizes, seed), max_time=options.max_time, seed=seed
         )
-        p50 = next(change for change in speed.paired(made, sizes, gated, seed).changes if change.metric == "p50")
+        p50 = next(
+            change for change in speed.compare_paired(made, sizes, gated, seed).changes if change.metric == "p50"
+        )
         ratios = [[round(v, 5) for v in speed.log_ratios(*pair)] for pair in made.pairs]
         return {
             "verdict": speed.verdict(p50, gated["p50"]),
@@ -296,7 +298,7 @@ def fitted(bundle: Path, texts: Sequence[Any], folder: Path) -> int:
     for _ in range(3):
         other = opened(slower(bundle, folder / "C", wider))
         made = time_interleaved((side.worker, other.worker), texts, lambda *_: False, max_time=10.0)
-        ratio = next(c.ratio for c in speed.paired(made, (1.0, 1.0), {}, 0).changes if c.metric == "p50") or 1.0
+        ratio = next(c.ratio for c in speed.compare_paired(made, (1.0, 1.0), {}, 0).changes if c.metric == "p50") or 1.0
         print(f"{wider} neurons more: x {ratio:.3f}", flush=True)
         wider = round(min(max(wider * 0.10 / max(ratio - 1, 0.02), wider / 4), wider * 4))
     return wider
@@ -341,7 +343,7 @@ def spreads(own: Mapping[str, Sequence[Sequence[Process]]], every: Sequence[Mapp
                 f"{np.std(values[chosen], ddof=1):.3f}" if chosen.sum() > 1 else "-"
                 for chosen in (loads >= 0, ~loads, loads)
             ]
-            lines.append(f"| {metric} | {sessions.in_words(form) or 'as it is'} | {' | '.join(cells)} |")
+            lines.append(f"| {metric} | {sessions.describe_form(form) or 'as it is'} | {' | '.join(cells)} |")
     return lines
 
 

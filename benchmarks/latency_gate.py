@@ -126,12 +126,12 @@ def compare(options: argparse.Namespace, share: float, seed: int) -> dict[str, A
     made = time_interleaved(
         (side.worker, lambda: Slower(side.bundle.path)),
         texts,
-        speed.enough(gated, sizes, seed),
+        speed.make_stop_rule(gated, sizes, seed),
         max_time=options.max_time,
         seed=seed,
     )
     seconds = time.monotonic() - began
-    changes = {c.metric: c for c in speed.paired(made, sizes, gated, seed).changes}
+    changes = {c.metric: c for c in speed.compare_paired(made, sizes, gated, seed).changes}
     return {
         "seconds": seconds,
         "max_time_s": options.max_time,

@@ -11,7 +11,7 @@ from edgekit.machine.cpu import cpus
 from edgekit.machine.fingerprint import fingerprint
 from edgekit.report import differences, files, sessions, speed
 from edgekit.report.before import Baseline, BundleBefore, ReportBefore, TeacherBefore
-from edgekit.report.side import Rows, Side
+from edgekit.report.side import BundleUnderTest, Rows
 from edgekit.spec.errors import UsageError
 from edgekit.spec.report import Report, Speed
 from edgekit.spec.sealed import matches
@@ -66,7 +66,7 @@ def judge(against: Baseline, after: Subject, seconds: float, seed: int) -> Speed
     """
     if not isinstance(against, ReportBefore) or not against.subject.processes:
         return None
-    result = speed.unpaired(against.subject, after, seconds, seed)
+    result = speed.compare_unpaired(against.subject, after, seconds, seed)
     why_not = ""
     differing = against.fingerprint.differences(fingerprint())
     if differing:
@@ -80,13 +80,13 @@ def judge(against: Baseline, after: Subject, seconds: float, seed: int) -> Speed
 def notes(against: Baseline, after: Subject) -> tuple[str, ...]:
     """Return notes on the baseline's bundle, and on the change of the machine's speed since the baseline."""
     note = "" if isinstance(against, TeacherBefore) else against.note
-    drift = "" if isinstance(against, BundleBefore) else sessions.drift(against.subject, after)
+    drift = "" if isinstance(against, BundleBefore) else sessions.describe_drift(against.subject, after)
     return tuple(filter(None, (note, drift)))
 
 
 def advice(subject: Subject) -> tuple[str, ...]:
     """Return a note on the sensitivity of a baseline with few sessions; empty if it has enough."""
-    count = len(sessions.all_of(subject))
+    count = len(sessions.list_sessions(subject))
     if count >= _ENOUGH_SESSIONS:
         return ()
     sessions_text = "1 session" if count == 1 else f"{count} sessions"
@@ -96,7 +96,7 @@ def advice(subject: Subject) -> tuple[str, ...]:
     )
 
 
-def record_path(subject: Subject, side: Side, file: str | Path | None) -> Subject:
+def record_path(subject: Subject, side: BundleUnderTest, file: str | Path | None) -> Subject:
     """Return the subject of a baseline with the path of its bundle, relative to the folder of the baseline file."""
     if file is None:
         return subject
@@ -107,7 +107,7 @@ def record_path(subject: Subject, side: Side, file: str | Path | None) -> Subjec
     return replace(subject, path=Path(path).as_posix())
 
 
-def read_earlier(file: Path, side: Side, rows: Rows, machine: Fingerprint) -> Report:
+def read_earlier(file: Path, side: BundleUnderTest, rows: Rows, machine: Fingerprint) -> Report:
     """Read the baseline that a session will be added to.
 
     All sessions of a file must measure the same bundle on the same samples and machine.

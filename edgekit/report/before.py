@@ -12,7 +12,8 @@ from typing import Any
 
 from edgekit.report import files, predictions
 from edgekit.report.predictions import Answer
-from edgekit.report.side import Rows, Side, opened, same_task, score_fields, teacher
+from edgekit.report.side import BundleUnderTest, Rows, check_same_task, open_for_test
+from edgekit.report.summarize import score_fields, summarize_teacher
 from edgekit.spec.errors import EdgekitError, UsageError
 from edgekit.spec.protocols import Arrays, Input
 from edgekit.spec.rows import encode_each
@@ -46,7 +47,7 @@ class BundleBefore:
         note: Note on the baseline file that names the bundle, one sentence; empty if there is none.
     """
 
-    side: Side
+    side: BundleUnderTest
     note: str = ""
 
 
@@ -90,7 +91,7 @@ class TeacherBefore:
 Baseline = BundleBefore | ReportBefore | TeacherBefore
 
 
-def load_baseline(before: BaselineRef, side: Side, rows: Rows) -> Baseline:
+def load_baseline(before: BaselineRef, side: BundleUnderTest, rows: Rows) -> Baseline:
     """Load the baseline of a comparison.
 
     Args:
@@ -113,8 +114,8 @@ def load_baseline(before: BaselineRef, side: Side, rows: Rows) -> Baseline:
         return _make_teacher(side, rows, answer(rows.inputs), "teacher", answer)
     path = Path(before)
     if path.is_dir():
-        other = _match_stand_in(opened(path, side.trust, threads=side.threads), side)
-        same_task(other.task.identity, side.task, f"The baseline {path}")
+        other = _match_stand_in(open_for_test(path, side.trust, threads=side.threads), side)
+        check_same_task(other.task.identity, side.task, f"The baseline {path}")
         return BundleBefore(other)
     if path.suffix.lower() == ".json":
         return _load_report(path, side, rows)
@@ -129,7 +130,7 @@ def load_baseline(before: BaselineRef, side: Side, rows: Rows) -> Baseline:
     )
 
 
-def _match_stand_in(other: Side, side: Side) -> Side:
+def _match_stand_in(other: BundleUnderTest, side: BundleUnderTest) -> BundleUnderTest:
     """Return a device bundle on the stand-in backend if ``side`` runs on one; return other bundles unchanged."""
     if not side.stand_in_for:
         return other
@@ -137,7 +138,7 @@ def _match_stand_in(other: Side, side: Side) -> Side:
     return on_stand_in if on_stand_in.stand_in_for else other
 
 
-def add_row_arrays(side: Side, inputs: Sequence[Input], outputs: Sequence[Arrays]) -> list[Arrays]:
+def add_row_arrays(side: BundleUnderTest, inputs: Sequence[Input], outputs: Sequence[Arrays]) -> list[Arrays]:
     """Return a teacher's outputs with the preprocessed arrays that a bundle returns beside the outputs of its graphs.
 
     These are the arrays of a row that no graph reads, e.g. the positions of the first token of each word. Arrays of the
@@ -159,16 +160,16 @@ def add_row_arrays(side: Side, inputs: Sequence[Input], outputs: Sequence[Arrays
 
 
 def _make_teacher(
-    side: Side, rows: Rows, outputs: Sequence[Arrays], name: str, answer: Answer | None = None
+    side: BundleUnderTest, rows: Rows, outputs: Sequence[Arrays], name: str, answer: Answer | None = None
 ) -> TeacherBefore:
-    return TeacherBefore(teacher(side.bundle.manifest.task, rows, outputs, name), outputs, answer)
+    return TeacherBefore(summarize_teacher(side.bundle.manifest.task, rows, outputs, name), outputs, answer)
 
 
-def _load_report(file: Path, side: Side, rows: Rows) -> BundleBefore | ReportBefore:
+def _load_report(file: Path, side: BundleUnderTest, rows: Rows) -> BundleBefore | ReportBefore:
     """Return the candidate of an earlier report: its bundle if it is still in its place, else the report's content."""
     report = files.read(file)
     subject = report.subjects[-1]
-    same_task(subject.identity, side.task, f"The bundle of {file}")
+    check_same_task(subject.identity, side.task, f"The bundle of {file}")
     packed = subject.predictions
     if packed is None:
         raise UsageError(
@@ -205,12 +206,12 @@ def _load_report(file: Path, side: Side, rows: Rows) -> BundleBefore | ReportBef
     return ReportBefore(subject, report.fingerprint, outputs, latency_why_not=latency_why_not, note=note)
 
 
-def _find_bundle(path: Path, subject: Subject, side: Side) -> Side | None:
+def _find_bundle(path: Path, subject: Subject, side: BundleUnderTest) -> BundleUnderTest | None:
     """Return the bundle of a baseline from its recorded path; None if it is missing, damaged or another bundle."""
     if not subject.path or not path.is_dir():
         return None
     try:
-        other = _match_stand_in(opened(path, side.trust, threads=side.threads), side)
+        other = _match_stand_in(open_for_test(path, side.trust, threads=side.threads), side)
     except EdgekitError:
         return None
     return other if other.settings == subject.settings else None

@@ -14,8 +14,9 @@ from edgekit.bundle.signature import Trust
 from edgekit.machine.cpu import cpus
 from edgekit.report import baselines, gating
 from edgekit.report.before import BaselineRef, BundleBefore, load_baseline
-from edgekit.report.run import Run, framed, measured, noise, solo_subject
-from edgekit.report.side import answered, opened, subject, variant_of
+from edgekit.report.run import Run, build_report, measure, measure_alone, measure_noise
+from edgekit.report.side import open_for_test, predict_all
+from edgekit.report.summarize import summarize_bundle, variant_of
 from edgekit.spec.errors import UsageError
 from edgekit.spec.gates import OFF
 from edgekit.spec.options import BaselineOptions, CheckOptions, CompareOptions, MeasureOptions
@@ -54,9 +55,9 @@ def report(
     """
     chosen = options or MeasureOptions()
     chosen = replace(chosen, gates=OFF if chosen.gates is None else chosen.gates)
-    run = Run.begin(partial(opened, bundle, trust, chosen.backend, chosen.threads), samples, chosen, progress)
+    run = Run.begin(partial(open_for_test, bundle, trust, chosen.backend, chosen.threads), samples, chosen, progress)
     against = None if chosen.reference is None else load_baseline(chosen.reference, run.side, run.rows)
-    result = measured("report", run, against)
+    result = measure("report", run, against)
     scenarios = SCENARIOS if chosen.scenarios is None else tuple(chosen.scenarios)
     if not scenarios or run.side.stand_in_for:
         return result
@@ -107,7 +108,7 @@ def baseline(
     """
     chosen = options or BaselineOptions()
     shared = CompareOptions(columns=chosen.columns, max_time=0.0, seed=chosen.seed, metric=chosen.metric)
-    run = Run.begin(partial(opened, bundle, trust, chosen.backend, chosen.threads), samples, shared, progress)
+    run = Run.begin(partial(open_for_test, bundle, trust, chosen.backend, chosen.threads), samples, shared, progress)
     if run.side.stand_in_for:
         raise UsageError(
             f"A baseline contains the latency of {bundle} on its device, which a stand-in cannot measure. "
@@ -117,14 +118,14 @@ def baseline(
     earlier = None
     if chosen.append and file is not None and Path(file).exists():
         earlier = baselines.read_earlier(Path(file), run.side, run.rows, run.begun)
-    predictions = answered(run.side, run.rows, progress)
+    predictions = predict_all(run.side, run.rows, progress)
     variant = variant_of(run.side, predictions)
     threads = max(1, min(run.side.threads or variant.threads, cpus()) // variant.streams)
     probes: tuple[str, int, tuple[str, ...]] = (predictions.backend, threads, ())
     if earlier is not None:
         probes = baselines.probes_of(earlier.subjects[0])
-    measurements = solo_subject(run, predictions, probes)
-    result = framed("baseline", run, (baselines.record_path(measurements, run.side, file),), None)
+    measurements = measure_alone(run, predictions, probes)
+    result = build_report("baseline", run, (baselines.record_path(measurements, run.side, file),), None)
     if earlier is not None:
         result = baselines.append_session(earlier, result)
     return replace(result, notes=(*result.notes, *baselines.advice(result.subjects[0])))
@@ -156,8 +157,8 @@ def compare(
         EdgekitError: If a bundle, the samples or the gates cannot be used.
     """
     chosen = options or CompareOptions()
-    run = Run.begin(partial(opened, after, trust, chosen.backend), samples, chosen, progress)
-    return measured("compare", run, load_baseline(before, run.side, run.rows))
+    run = Run.begin(partial(open_for_test, after, trust, chosen.backend), samples, chosen, progress)
+    return measure("compare", run, load_baseline(before, run.side, run.rows))
 
 
 @takes_paths("bundle")
@@ -187,7 +188,7 @@ def check(
         EdgekitError: If a bundle, the samples or the gates cannot be used.
     """
     chosen = options or CheckOptions()
-    run = Run.begin(partial(opened, bundle, trust, chosen.backend), samples, chosen, progress)
+    run = Run.begin(partial(open_for_test, bundle, trust, chosen.backend), samples, chosen, progress)
     if run.gates == OFF:
         raise UsageError(
             "Every gate is off, so this check could never fail. Set a margin or a budget, or only compare: "
@@ -201,10 +202,10 @@ def check(
             "Give a bundle as the baseline.",
             code="self-check-file",
         )
-    floor = noise(run) if chosen.self_check else None
+    floor = measure_noise(run) if chosen.self_check else None
     if floor is not None:
         gating.check_floor(run.gates, floor.noise_floor)
-    result = measured("check", run, against)
+    result = measure("check", run, against)
     for gate in result.gates:
         _LOG.info("gate %s: %s", gate.name, gate.verdict)
     _LOG.info("verdict: %s", result.verdict)
@@ -236,13 +237,13 @@ def self_check(
         EdgekitError: If the bundle or the samples cannot be used.
     """
     chosen = options or CheckOptions()
-    run = Run.begin(partial(opened, bundle, trust, chosen.backend), samples, chosen, progress)
+    run = Run.begin(partial(open_for_test, bundle, trust, chosen.backend), samples, chosen, progress)
     if run.side.stand_in_for:
         raise UsageError(
             "A self-check measures the noise of latencies on the device, which a stand-in cannot measure. "
             "Run it on the device.",
             code="stand-in-no-times",
         )
-    predictions = answered(run.side, run.rows, progress)
-    speed = noise(run)
-    return framed("self-check", run, (subject(run.side, run.rows, predictions, ()),), speed)
+    predictions = predict_all(run.side, run.rows, progress)
+    speed = measure_noise(run)
+    return build_report("self-check", run, (summarize_bundle(run.side, run.rows, predictions, ()),), speed)

@@ -9,7 +9,7 @@ from edgekit.report import robustness
 from edgekit.report.before import Baseline, BundleBefore, TeacherBefore
 from edgekit.report.faithfulness import FaithfulnessOptions, faithfulness
 from edgekit.report.predictions import Answer
-from edgekit.report.side import Rows, Side
+from edgekit.report.side import BundleUnderTest, Rows
 from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Arrays
 from edgekit.spec.report import Faithfulness, Robustness
@@ -27,7 +27,7 @@ The last three are empty or None if the baseline cannot be run. The last one is 
 
 
 def describe(
-    side: Side,
+    side: BundleUnderTest,
     baseline: Baseline | None,
     rows: Rows,
     outputs: tuple[Sequence[Arrays] | None, Sequence[Arrays]],

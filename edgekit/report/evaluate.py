@@ -11,7 +11,7 @@ from edgekit import samples as sample_files
 from edgekit.bundle.signature import Trust
 from edgekit.machine.cpu import machine_name
 from edgekit.report.reference import check_reference
-from edgekit.report.side import opened
+from edgekit.report.side import open_for_test
 from edgekit.report.slices import score_slices
 from edgekit.report.table import shown_scores, table
 from edgekit.spec.options import EvaluateOptions
@@ -135,7 +135,7 @@ def evaluate(
     chosen = options or EvaluateOptions()
     source = sample_files.collect(samples)
     metric = resolve_metric(chosen.metric)
-    side = opened(bundle, trust, chosen.backend, chosen.threads)
+    side = open_for_test(bundle, trust, chosen.backend, chosen.threads)
     side = replace(side, task=with_metric(side.task, metric))
     rows = sample_files.read(source, chosen.columns, chosen.slices, side.task.modality)
     evaluation = rows.evaluation(side.task)

@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 from edgekit.report.companions import lost
 from edgekit.report.differences import SAME
-from edgekit.report.sessions import in_words, more_sessions
+from edgekit.report.sessions import describe_form, more_sessions
 from edgekit.report.speed import PERCENTILES, margins, verdict
 from edgekit.spec.errors import UsageError
 from edgekit.spec.gates import AccuracyGates, Gates
@@ -340,7 +340,7 @@ def _describe_pairing(change: Change, speed: Speed) -> str:
     pairing = "interleaved"
     if not speed.paired:
         pairing = f"against {change.sessions} session{'s' if change.sessions != 1 else ''} of a file"
-    return f"{pairing}, {in_words(change.probe)}" if change.probe else pairing
+    return f"{pairing}, {describe_form(change.probe)}" if change.probe else pairing
 
 
 def _remedy(change: Change, margin: float) -> str:

@@ -12,7 +12,7 @@ from edgekit.bundle.place import disk_errors, new_file, put_file
 from edgekit.bundle.signature import Trust
 from edgekit.report import prediction_files
 from edgekit.report.prediction_rows import Layout
-from edgekit.report.side import opened
+from edgekit.report.side import open_for_test
 from edgekit.runtime.load import load_checked
 from edgekit.runtime.session import Session
 from edgekit.samples.stream import Row, read_rows
@@ -90,7 +90,7 @@ def predict(
     prediction_files.check(out_file, chosen.force)
     if chosen.batch < 1:
         raise UsageError(f"batch is {chosen.batch}, expected at least 1. Correct the call.", code="batch-out-of-range")
-    side = opened(bundle, trust, chosen.backend, chosen.threads)
+    side = open_for_test(bundle, trust, chosen.backend, chosen.threads)
     layout = Layout.of(
         side.task,
         chosen.keep,

@@ -51,7 +51,7 @@ def _teacher(model: str, bundle: FilePath) -> Callable[..., Any]:
             code="package-missing",
         )
     from edgekit import source
-    from edgekit.report.side import same_task
+    from edgekit.report.side import check_same_task
 
     origin = source.read(model)
     opened = open_bundle(Path(bundle))
@@ -63,7 +63,7 @@ def _teacher(model: str, bundle: FilePath) -> Callable[..., Any]:
         )
     with tempfile.TemporaryDirectory() as assets:
         identity = origin.save_assets(Path(assets)).identity
-    same_task(identity, tasks.get(opened.manifest.task).load(opened.assets), model)
+    check_same_task(identity, tasks.get(opened.manifest.task).load(opened.assets), model)
     return lambda inputs: origin.outputs(origin.encode(inputs))
 
 

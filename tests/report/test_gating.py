@@ -164,7 +164,7 @@ def test_size_is_judged_on_any_machine():
 def test_what_cannot_be_estimated():
     gate = judged(ratio=None, low=None, high=None, said="not estimable from 300 samples (needs 662)")
     assert gate.verdict == INCONCLUSIVE and "not estimable from 300 samples (needs 662)" in gate.said
-    assert judged("energy", None, None, None, "this machine does not tell it").verdict == INCOMPARABLE
+    assert judged("energy", None, None, None, "not reported by this machine").verdict == INCOMPARABLE
 
 
 def test_gates_of_a_baseline_without_times_do_not_fall_away():

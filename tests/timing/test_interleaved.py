@@ -165,7 +165,7 @@ def test_real_processes(float32_ort, tiny_samples):
     side = opened(float32_ort)
     texts = [row["text"] for row in tiny_samples.rows]
     timing = time_interleaved((side.worker, lambda: Slow(side.bundle.path)), texts, lambda *_: False, max_time=0.0)
-    changes = {c.metric: c for c in speed.paired(timing, (side.size_mb, side.size_mb), {}, 0).changes}
+    changes = {c.metric: c for c in speed.compare_paired(timing, (side.size_mb, side.size_mb), {}, 0).changes}
     assert 1.5 < changes["p50"].ratio < 6, "it really works twice as long, and more where others disturb it meanwhile"
     assert changes["p50"].low > 1.05
     assert changes["memory"].before > 20 and changes["first_answer"].before > 20
