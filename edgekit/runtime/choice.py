@@ -36,7 +36,16 @@ from edgekit.spec.manifest import Manifest, Variant
 from edgekit.spec.parsing import to_json
 from edgekit.spec.progress import Progress, silent
 
-__all__ = ["Choice", "Run", "at_most", "check_golden", "check_instructions", "fastest_here", "is_as_built", "machine"]
+__all__ = [
+    "Choice",
+    "Run",
+    "cap_threads",
+    "check_golden",
+    "check_instructions",
+    "is_as_built",
+    "machine",
+    "select_variant",
+]
 
 _LOG = logging.getLogger(__name__)
 
@@ -81,7 +90,7 @@ class Choice:
     session: Session | None = None
 
 
-def fastest_here(
+def select_variant(
     bundle: Bundle,
     progress: Progress = silent,
     *,
@@ -144,7 +153,7 @@ def fastest_here(
     )
 
 
-def at_most(variant: Variant, threads: int | None = None) -> Variant:
+def cap_threads(variant: Variant, threads: int | None = None) -> Variant:
     """A variant with a number of threads, or with its own, but no more than the CPUs there are."""
     count = threads or min(variant.threads, cpus())
     return replace(variant, threads=count, streams=min(variant.streams, count))
@@ -238,7 +247,7 @@ def _race(
             with contextlib.ExitStack() as held:  # what is refused gives its memory back before the next is made
                 try:
                     session = held.enter_context(
-                        Session(bundle, at_most(variant), progress=progress, make=make, force=force)
+                        Session(bundle, cap_threads(variant), progress=progress, make=make, force=force)
                     )
                     found = golden.check(session)
                     executed = session.executed_precision() if variant.engine is not None else ""

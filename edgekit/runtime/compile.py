@@ -13,7 +13,7 @@ from edgekit.bundle.signature import Trust
 from edgekit.bundle.trust import Bundle, open_bundle
 from edgekit.engines.compile import key_parts
 from edgekit.engines.engine_cache import EngineCache
-from edgekit.runtime.choice import Run, check_instructions, fastest_here
+from edgekit.runtime.choice import Run, check_instructions, select_variant
 from edgekit.runtime.golden import GoldenResult
 from edgekit.spec.engine import trtexec
 from edgekit.spec.errors import BackendError
@@ -107,7 +107,7 @@ def compile_bundle(
         return CompileResult(
             str(bundle), _name(first), "it won the race where the bundle was built, and runs the graph itself", (), {}
         )
-    choice = fastest_here(opened, progress, make=True, force=force)
+    choice = select_variant(opened, progress, make=True, force=force)
     if choice.session is not None:
         choice.session.close()
     variant = choice.variant

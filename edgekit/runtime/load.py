@@ -10,7 +10,7 @@ from edgekit.bundle.signature import Trust
 from edgekit.bundle.trust import Bundle, open_bundle
 from edgekit.machine.cpu import cpus
 from edgekit.modalities.limits import Limit
-from edgekit.runtime.choice import Choice, at_most, check_golden, check_instructions, fastest_here
+from edgekit.runtime.choice import Choice, cap_threads, check_golden, check_instructions, select_variant
 from edgekit.runtime.session import Session
 from edgekit.runtime.stand_in import stand_in_variants
 from edgekit.spec.errors import BackendError, InputError, IntegrityError, UsageError, near
@@ -102,7 +102,7 @@ def load_checked(
     if stand_ins:
         return _open_stand_in(opened, stand_ins[0], threads, progress)
     if opened.manifest.choose_on == "device" and (len(asked) > 1 or asked[0].engine is not None):
-        choice = fastest_here(opened, progress, variants=asked)
+        choice = select_variant(opened, progress, variants=asked)
     else:
         choice = Choice(
             asked[0], "the backend was asked for" if backend else "it won the race where the bundle was built"
@@ -126,7 +126,7 @@ def _open_stand_in(opened: Bundle, variant: Variant, threads: int | None, progre
     reason = (
         f"stand-in for {names}: the graph of {variant.method} on this machine's CPU, its latency is not the device's"
     )
-    session = Session(opened, at_most(variant, threads), reason, progress)
+    session = Session(opened, cap_threads(variant, threads), reason, progress)
     try:
         check_golden(session, opened, variant)
     except BaseException:
@@ -137,7 +137,7 @@ def _open_stand_in(opened: Bundle, variant: Variant, threads: int | None, progre
 
 def _session(opened: Bundle, choice: Choice, threads: int | None, progress: Progress) -> Session:
     """The open winner of a race that was just run, where it has the threads that are asked for; else a new session."""
-    variant = at_most(choice.variant, threads)
+    variant = cap_threads(choice.variant, threads)
     if choice.session is not None:
         if choice.session.runs(variant):
             choice.session.chosen = choice.reason

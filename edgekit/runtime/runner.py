@@ -19,7 +19,7 @@ from edgekit.spec.errors import OutputError
 from edgekit.spec.protocols import Arrays, Runs
 from edgekit.spec.tensor import Signature, merge_signatures
 
-__all__ = ["GraphRunner", "check_finite", "opened"]
+__all__ = ["GraphRunner", "check_finite", "open_runner"]
 
 _ROWS_NAMED = 8  # in a message
 
@@ -142,7 +142,7 @@ def check_finite(answers: Sequence[Arrays], name: str) -> None:
 
 
 @contextlib.contextmanager
-def opened(
+def open_runner(
     graphs: Mapping[str, Path],
     signatures: Mapping[str, Signature],
     backend: str,

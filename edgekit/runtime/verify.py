@@ -8,7 +8,7 @@ from edgekit import backends
 from edgekit.backends import WrongResultsError
 from edgekit.bundle.trust import Bundle
 from edgekit.runtime import golden
-from edgekit.runtime.choice import at_most, check_instructions
+from edgekit.runtime.choice import cap_threads, check_instructions
 from edgekit.runtime.golden import GoldenResult
 from edgekit.runtime.session import Session
 from edgekit.spec.errors import BackendError
@@ -89,7 +89,7 @@ def verify(bundle: Bundle, progress: Progress = silent) -> Verified:
         try:
             check_instructions(variant, bundle.path)
             backend.check_here()
-            with Session(bundle, at_most(variant), progress=progress) as session:
+            with Session(bundle, cap_threads(variant), progress=progress) as session:
                 result = golden.check(session)
             found.append(Compared(name, on, result, result.problem(), not result.passed))
         except BackendError as problem:

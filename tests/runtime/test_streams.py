@@ -15,7 +15,7 @@ import edgekit
 from edgekit.bundle.trust import open_bundle
 from edgekit.machine import cpu as measure
 from edgekit.runtime import choice
-from edgekit.runtime.choice import at_most
+from edgekit.runtime.choice import cap_threads
 from edgekit.runtime.load import load
 from edgekit.runtime.session import Session
 from edgekit.spec.manifest import Variant
@@ -215,7 +215,7 @@ def test_no_more_threads_than_cpus_and_no_more_streams_than_threads(monkeypatch,
     variant = Variant(
         "onnxruntime", "float32", {"forward": "graphs/model.onnx"}, "cpu", 4, "float32", streams=4, batch=8
     )
-    found = at_most(variant, threads)
+    found = cap_threads(variant, threads)
     assert (found.threads, found.streams) == expected
     assert replace(found, threads=4, streams=4) == variant
 

@@ -722,7 +722,7 @@ def test_a_backend_that_is_missing_cannot_race_here(build, tmp_path, without_ope
 
 def test_a_race_at_the_first_load_times_each_variant(for_device):
     bundle = open_bundle(for_device)
-    made = choice.fastest_here(bundle, force=True)
+    made = choice.select_variant(bundle, force=True)
     made.session.close()
     runs = made.runs
     assert [(run.variant, run.refused) for run in runs] == [(variant, "") for variant in bundle.manifest.variants]

@@ -16,7 +16,7 @@ from edgekit.runtime.loops import single
 from edgekit.spec.protocols import Arrays, Runs
 from edgekit.spec.tensor import Signature
 
-__all__ = ["SIGNATURES", "WINDOWS", "apart", "calls", "record", "run", "together"]
+__all__ = ["SIGNATURES", "WINDOWS", "calls", "merge_windows", "record", "run", "split_windows"]
 
 SIGNATURES = single.SIGNATURES
 WINDOWS = "windows"
@@ -34,7 +34,7 @@ def run(
     outputs: list[Arrays] = []
     for call in calls(signatures, rows):
         outputs += single.run(engines, signatures, call, shapes)
-    return together(signatures[SIGNATURES[0]], rows, outputs)
+    return merge_windows(signatures[SIGNATURES[0]], rows, outputs)
 
 
 def record(
@@ -47,11 +47,11 @@ def record(
 
 def calls(signatures: Mapping[str, Signature], rows: Sequence[Arrays]) -> list[Sequence[Arrays]]:
     """Windows of each call that :meth:`run` makes of these rows."""
-    parts = apart(signatures[SIGNATURES[0]], rows)
+    parts = split_windows(signatures[SIGNATURES[0]], rows)
     return [parts[start : start + len(rows)] for start in range(0, len(parts), len(rows))]
 
 
-def apart(signature: Signature, rows: Sequence[Arrays]) -> list[Arrays]:
+def split_windows(signature: Signature, rows: Sequence[Arrays]) -> list[Arrays]:
     """The windows of all rows, row by row: graph inputs by name."""
     names = [spec.name for spec in signature.inputs]
     parts: list[Arrays] = []
@@ -65,12 +65,12 @@ def apart(signature: Signature, rows: Sequence[Arrays]) -> list[Arrays]:
     return parts
 
 
-def together(signature: Signature, rows: Sequence[Arrays], outputs: Sequence[Arrays]) -> list[Arrays]:
+def merge_windows(signature: Signature, rows: Sequence[Arrays], outputs: Sequence[Arrays]) -> list[Arrays]:
     """Outputs of windows as outputs of rows, with the arrays of each row that no graph takes.
 
     Args:
         signature: of the graph.
-        rows: whose windows :func:`apart` gave.
+        rows: whose windows :func:`split_windows` gave.
         outputs: of each of these windows, in their order.
     """
     taken = {spec.name for spec in signature.inputs}
