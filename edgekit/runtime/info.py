@@ -1,4 +1,4 @@
-"""The description of an open session: which variant of a bundle runs, and how."""
+"""Description of an open session: which variant of a bundle runs, and how."""
 
 from __future__ import annotations
 
@@ -10,30 +10,33 @@ __all__ = ["SessionInfo"]
 
 @dataclass(frozen=True)
 class SessionInfo:
-    """What was asked for and what runs.
+    """Properties of an open session.
 
     Attributes:
-        bundle: its path.
-        task: its task.
-        backend: the backend that runs; the one asked for, or an error was raised.
-        backend_version: of the installed package.
-        built_with: version of that package when the bundle was built; another one may round differently.
-        method: quantization method.
-        executed: precision that the linear layers ran in when the bundle was built.
-        threads: threads of one call.
-        streams: calls that a list is answered by at the same time.
-        batch: rows of one such call at most.
-        shapes: bucket edges that rows are padded to, e.g. in tokens; none where nothing is padded.
-        chosen: why this variant runs.
-        engine: where its engine came from; empty for a backend that runs the graph itself.
-        labels: labels in the model's order; empty where its answers have none.
-        max_length: size of the largest row that the model takes, e.g. in tokens; None where all rows have one shape.
-        max_characters: characters of the longest text that is taken, each run of white space counted as one; None where inputs are no texts.
-        truncate: whether a longer one is cut there in place of being refused.
-        target: what the bundle was built for.
-        provenance: model, revision, digests, tool versions.
-        rows: ``together``: rows of a list share calls; ``alone``: they are run one by one, see :class:`edgekit.spec.manifest.Variant`.
-        max_tokens: rows times padded length of one such call at most, a single row excepted; 0: ``batch`` alone limits it.
+        bundle: Path of the bundle.
+        task: Name of the task, e.g. ``text-classification``.
+        backend: Backend that runs the model.
+        backend_version: Version of the installed backend package; ``unknown`` if it cannot be determined.
+        built_with: Version of that package when the bundle was built. Another version may round differently.
+        method: Quantization method of the variant.
+        executed: Precision that the linear layers ran in when the bundle was built.
+        threads: Number of threads per call.
+        streams: Number of concurrent calls that predict a list.
+        batch: Largest number of rows per call of a list.
+        shapes: Bucket edges that rows are padded to, e.g. in tokens; empty if rows are not padded.
+        chosen: Reason why this variant runs, as text.
+        engine: Origin of the TensorRT engine, as text; empty for a backend that runs the graph itself.
+        labels: Labels in the order of the model; empty if its answers have none.
+        max_length: Size of the largest row that the model accepts, e.g. in tokens; None if all rows have one shape.
+        max_characters: Largest number of characters of a text, with each run of white space counted as one; None if
+            inputs are not texts.
+        truncate: Whether a longer text is cut instead of refused.
+        target: Name of the target that the bundle was built for.
+        provenance: Origin of the bundle: model, revision, digests and tool versions.
+        rows: ``together`` if rows of a list share calls, ``alone`` if they run one by one. See
+            :class:`edgekit.spec.manifest.Variant`.
+        max_tokens: Largest product of rows and padded length of one call of a list, except for a single row; 0 if only
+            ``batch`` limits it.
     """
 
     bundle: str
