@@ -17,7 +17,7 @@ import numpy as np
 from edgekit import backends
 from edgekit.runtime import loops
 from edgekit.runtime.loops import single
-from edgekit.spec import rows as of_rows
+from edgekit.spec import rows as row_format
 from edgekit.spec.errors import OutputError
 from edgekit.spec.protocols import Arrays, Runs
 from edgekit.spec.tensor import Signature, merge_signatures
@@ -90,7 +90,7 @@ class GraphRunner:
             OutputError: If an output is NaN or infinite; with the indices of the rows.
             InputError: If the fixed axes of a row differ from those of the graph.
         """
-        answers = [self._call([row])[0] for row in rows] if alone else self._run_batched(rows)
+        answers = self._run_each(rows) if alone else self._run_batched(rows)
         if finite:
             check_finite(answers, self.name)
         return answers
@@ -98,6 +98,9 @@ class GraphRunner:
     def record(self, rows: Sequence[Arrays]) -> Mapping[str, list[dict[str, np.ndarray]]]:
         """Return the feeds of every graph for one call with these rows, batch axis first, for calibration."""
         return self._loop.record(self.engines, self.signatures, rows)
+
+    def _run_each(self, rows: Sequence[Arrays]) -> list[Arrays]:
+        return [self._call([row])[0] for row in rows]
 
     def _run_batched(self, rows: Sequence[Arrays]) -> list[Arrays]:
         parts = single.cut([single.size(self._whole, row) for row in rows], self.batch, self.max_tokens)
@@ -133,7 +136,7 @@ def check_finite(answers: Sequence[Arrays], name: str) -> None:
     """
     if all(array.dtype.kind != "f" or np.isfinite(array).all() for answer in answers for array in answer.values()):
         return
-    broken = np.flatnonzero(~of_rows.finite(answers)).tolist()
+    broken = np.flatnonzero(~row_format.finite(answers)).tolist()
     indices = ", ".join(map(str, broken[:_MAX_ROWS_NAMED]))
     if len(broken) > _MAX_ROWS_NAMED:
         indices += f" and {len(broken) - _MAX_ROWS_NAMED} more"

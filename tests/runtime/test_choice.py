@@ -202,7 +202,7 @@ def test_an_engine_that_answers_wrongly_does_not_run(jetson, monkeypatch, cache)
         with edgekit.load(jetson) as session:
             assert session.info.method == "float16"
             assert session.info.chosen.startswith(f"{beginning}{HALF} ")
-            words = rf"; {STATIC} cannot run here: its answers to the golden inputs are ([\d.]+) of their spread off, expected at most 0.05$"
+            words = rf"; {STATIC} cannot run here: its outputs for the golden inputs differ by ([\d.]+) of their range, expected at most 0.05$"
             reason = re.search(words, session.info.chosen)
             answers_like(session, jetson, 1)
     assert float(reason[1]) == pytest.approx(
@@ -219,7 +219,7 @@ def test_none_runs_when_all_answer_wrongly(jetson, board, tmp_path, cache):
             edgekit.load(bundle)
         reasons = [line for line in str(caught.value).splitlines() if line.startswith("  ")]
         assert [line.partition(" are ")[0] for line in reasons] == [
-            f"  {name} cannot run here: its answers to the golden inputs" for name in (STATIC, HALF)
+            f"  {name} cannot run here: its outputs for the golden inputs" for name in (STATIC, HALF)
         ]
     assert records(cache) == []
     assert board.fake.builds == 2, "they are looked at anew, and not made anew"
@@ -512,7 +512,7 @@ def test_what_a_compilation_tells(jetson, board):
     first, *lines, last = result.text().splitlines()
     assert first.startswith("device: library tensorrt, version 10.3.0, ")
     assert re.fullmatch(
-        rf"{STATIC}: engine compiled here in [\d.]+ s \([\d.]+ MB\); executed in int8.*; golden inputs [\d.e-]+ of the spread off, \d+ label\(s\) changed; "
+        rf"{STATIC}: engine compiled here in [\d.]+ s \([\d.]+ MB\); executed in int8.*; golden inputs differ by [\d.e-]+ of the output range, \d+ label\(s\) changed; "
         r"[\d.]+ ms for all golden inputs",
         lines[0],
     )
@@ -549,7 +549,7 @@ def test_a_variant_that_does_not_serve_is_told(jetson, monkeypatch):
     refused_one = result.runs[0]
     assert (refused_one.refused[:11], refused_one.ms) == ("its answers", 0)
     assert f"{STATIC}: engine compiled here in " in result.text()
-    assert "; cannot run here: its answers to the golden inputs are" in result.text()
+    assert "; cannot run here: its outputs for the golden inputs differ by" in result.text()
 
 
 def test_answers_that_are_no_numbers(jetson, monkeypatch):
@@ -557,7 +557,7 @@ def test_answers_that_are_no_numbers(jetson, monkeypatch):
     Board(monkeypatch, wrong=float("nan"))
     result = compile_bundle(jetson)
     assert result.chosen == HALF
-    assert "inf of their spread off" in result.runs[0].refused
+    assert "inf of their range" in result.runs[0].refused
     record = json.loads(json.dumps(result.record(), allow_nan=False))
     assert [v["golden"]["difference"] is None for v in record["variants"]] == [True, False]
 
@@ -600,7 +600,7 @@ def test_a_bundle_for_the_cpu_that_races_on_the_device(jetson, tmp_path, cache):
     result = compile_bundle(for_the_cpu(jetson, tmp_path / "cpu", 2))
     assert [(r.refused, r.compilation, r.golden.passed) for r in result.runs] == [("", None, True)] * 2
     assert re.search(
-        r"float16 on onnxruntime: golden inputs \S+ of the spread off, 0 label\(s\) changed; [\d.]+ ms for all golden inputs",
+        r"float16 on onnxruntime: golden inputs differ by \S+ of the output range, 0 label\(s\) changed; [\d.]+ ms for all golden inputs",
         result.text(),
     )
     assert len(records(cache)) == 2, "of the race, and of the graph, which another backend was to run"
