@@ -380,7 +380,7 @@ def test_a_load_works_where_nothing_can_be_kept(jetson, board, no_room, caplog):
         answers_like(session, jetson, session.variant_index)
         assert session.info.engine.startswith("engine compiled here in ")
         assert session.info.chosen.endswith(
-            "; the cache folder cannot be written, or may be by others, so every load races"
+            "; the cache folder is not writable, or others may write it, so every load races"
         ) == (no_room == "no folder")
     assert any(line.startswith("The engine runs but could not be cached: ") for line in warnings(caplog))
     with pytest.raises(BuildError):

@@ -398,7 +398,7 @@ def test_the_first_variant_is_the_default_and_others_are_asked_for(both, expecte
         with edgekit.load(both, backend=asked) as opened:
             assert opened.info.backend == runs
             assert opened.info.chosen.startswith(
-                "the backend was asked for" if asked else "it won the race where the bundle was built"
+                "the backend was requested" if asked else "it won the race where the bundle was built"
             )
             assert ("golden inputs compared" in opened.info.chosen) is (runs == "openvino"), (
                 "of another version than that of the build"

@@ -174,7 +174,7 @@ def test_info_says_how_lists_are_answered(session):
     info = session.info
     assert (info.threads, info.streams, info.batch) == (2, 2, 4)
     assert info.shapes in ((), BUCKETS)
-    assert info.chosen == "it was asked for"
+    assert info.chosen == "it was requested"
 
 
 def test_a_batch_of_none_is_the_bundles(float32_ort, expected):
@@ -241,7 +241,7 @@ def test_a_bundle_for_throughput(float32_ort, tmp_path, expected):
         assert session.info.chosen == "it won the race where the bundle was built"
         close(small.logits(session, TEXTS, batched=True), expected)
     with load(bundle, threads=1, backend=variant.backend) as session:
-        assert (session.info.threads, session.info.streams, session.info.chosen) == (1, 1, "the backend was asked for")
+        assert (session.info.threads, session.info.streams, session.info.chosen) == (1, 1, "the backend was requested")
         sizes, real = [], session._engine.run
         session._engine.run = lambda feeds: sizes.append(len(feeds["input_ids"])) or real(feeds)
         close(small.logits(session, TEXTS, batched=True), expected)
