@@ -1,12 +1,14 @@
-"""Checks of raw arrays against the signature of the graph that is to run on them."""
+"""Raw arrays as inputs of a graph: the check against its signature, and the run in several calls."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from edgekit.spec.errors import InputError, near
+from edgekit.spec.protocols import Arrays, Runs
 from edgekit.spec.tensor import Signature
 
 
@@ -69,3 +71,42 @@ def sizes_of(feeds: Mapping[str, np.ndarray], signature: Signature, limit: int) 
             code="input-too-long",
         )
     return sizes
+
+
+def run_parts(
+    engine: Runs, signature: Signature, feeds: Mapping[str, np.ndarray], parts: Sequence[Sequence[int]]
+) -> dict[str, Any]:
+    """Run a graph on raw arrays in several calls, and concatenate the outputs.
+
+    Args:
+        engine: Engine of the graph.
+        signature: Signature of the graph.
+        feeds: Arrays by input name, batch axis first.
+        parts: Consecutive indices along the batch axis, for each call.
+
+    Returns:
+        Arrays by output name, batch axis first.
+    """
+    batched_names = [spec.name for spec in signature.inputs if spec.shape[:1] == ("batch",)]
+    results = []
+    for part in parts:
+        slices = {name: feeds[name][part[0] : part[-1] + 1] for name in batched_names}
+        results.append(engine.run({**feeds, **slices}))
+    outputs: dict[str, Any] = {}
+    for spec in signature.outputs:
+        arrays = [result[spec.name] for result in results]
+        outputs[spec.name] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    return outputs
+
+
+def split_rows(outputs: Mapping[str, np.ndarray], count: int) -> list[Arrays]:
+    """Return the arrays of each row, without the batch axis.
+
+    Args:
+        outputs: Arrays by name, batch axis first.
+        count: Number of rows.
+    """
+    rows: list[Arrays] = []
+    for index in range(count):
+        rows.append({name: array[index] for name, array in outputs.items()})
+    return rows

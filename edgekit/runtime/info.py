@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
-__all__ = ["SessionInfo"]
+from edgekit import backends
+from edgekit.bundle.trust import Bundle
+from edgekit.spec.manifest import Variant
+from edgekit.spec.protocols import HasLimit, Task
+
+__all__ = ["SessionInfo", "build_version", "describe_session"]
 
 
 @dataclass(frozen=True)
@@ -60,3 +66,52 @@ class SessionInfo:
     provenance: Mapping[str, str]
     rows: str
     max_tokens: int
+
+
+def build_version(variant: Variant) -> str:
+    """Return the version of the backend's package when the bundle was built; ``unknown`` if it is not recorded."""
+    packages = backends.get(variant.backend).PACKAGES
+    return next((variant.versions[package] for package in packages if package in variant.versions), "unknown")
+
+
+def describe_session(
+    bundle: Bundle, variant: Variant, task: Task, *, is_variable: bool, batch: int, chosen: str, engine: str
+) -> SessionInfo:
+    """Return the description of a session.
+
+    Args:
+        bundle: Bundle of the session.
+        variant: Variant that runs.
+        task: Task of the bundle.
+        is_variable: Whether rows vary in size.
+        batch: Largest number of rows per call of a list.
+        chosen: Reason why the variant runs, as text.
+        engine: Origin of the engine, as text; empty for a backend that runs the graph itself.
+    """
+    manifest = bundle.manifest
+    limit = task.modality.limit if isinstance(task.modality, HasLimit) else None
+    max_characters = None if limit is None else limit.characters
+    max_length = task.max_size if is_variable else None
+    return SessionInfo(
+        bundle=str(bundle.path),
+        task=manifest.task,
+        backend=variant.backend,
+        backend_version=backends.installed_version(variant.backend) or "unknown",
+        built_with=build_version(variant),
+        method=variant.method,
+        executed=variant.executed,
+        threads=variant.threads,
+        streams=variant.streams,
+        batch=batch,
+        shapes=variant.shapes,
+        chosen=chosen,
+        engine=engine,
+        labels=tuple(cast("Sequence[str]", task.identity.get("labels", ()))),
+        max_length=max_length,
+        max_characters=max_characters,
+        truncate=limit is not None and limit.truncate,
+        target=manifest.target,
+        provenance=manifest.provenance,
+        rows=variant.rows,
+        max_tokens=variant.max_tokens,
+    )

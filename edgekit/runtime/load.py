@@ -65,8 +65,8 @@ def load(
         Open session. Close it, or use it as a context manager.
 
     Raises:
-        IntegrityError: If the bundle is modified, incomplete, of a newer format, or not signed by a key of ``trust``; or
-            if it contains an engine and ``trust`` is None.
+        IntegrityError: If the bundle is modified, incomplete, of a newer format, or not signed by a key of ``trust``.
+            Also if it contains an engine and ``trust`` is None.
         BackendError: If the backend is not in the bundle, is not installed, or refuses the graph; if an engine compiled
             here, or the backend on another kind of machine than the build's, fails the golden-output check; or if the
             CPU lacks required instructions. A bundle that races on the device uses another of its variants instead, if

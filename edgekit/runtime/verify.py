@@ -10,6 +10,7 @@ from edgekit.bundle.trust import Bundle
 from edgekit.runtime import golden
 from edgekit.runtime.choice import cap_threads, check_instructions
 from edgekit.runtime.golden import GoldenResult
+from edgekit.runtime.info import build_version
 from edgekit.runtime.session import Session
 from edgekit.spec.errors import BackendError
 from edgekit.spec.manifest import Variant
@@ -89,8 +90,7 @@ def _compare(bundle: Bundle, variant: Variant, progress: Progress) -> Compared:
     """Compare one variant with its golden outputs."""
     name = f"{variant.method} on {variant.backend}"
     backend = backends.get(variant.backend)
-    built_with = next((variant.versions[p] for p in backend.PACKAGES if p in variant.versions), "unknown")
-    versions = f"{backends.installed_version(variant.backend)} (built with {built_with})"
+    versions = f"{backends.installed_version(variant.backend)} (built with {build_version(variant)})"
     try:
         check_instructions(variant, bundle.path)
         backend.check_here()
