@@ -627,7 +627,7 @@ def test_a_gpu_that_is_missing_leaves_the_cpu(jetson, board, tmp_path, monkeypat
 def test_an_explanation_makes_nothing(jetson, board, cache):
     said = explain(jetson)
     named = "Orin, compute capability 8.7, TensorRT 10.3.0"
-    assert said.count(f"here: {named}: the engine would be made") == 2
+    assert said.count(f"here: {named}: the engine would be compiled") == 2
     assert "  profiles: batch 1-8, sequence 1-64\n" in said
     assert "  workspace: 512 MiB; optimization level 3\n" in said
     assert "  for compute capability 8.7, TensorRT 10.3 or newer; strongly typed" in said
@@ -638,7 +638,8 @@ def test_an_explanation_makes_nothing(jetson, board, cache):
     compile_bundle(jetson)
     assert explain_words(jetson).count(f"here: {named}: the cache has the engine ") == 2
     assert (
-        explain_words(jetson, force=True).count(f"here: {named}: the cache has the engine, it would be made anew") == 2
+        explain_words(jetson, force=True).count(f"here: {named}: the cache has the engine, it would be compiled again")
+        == 2
     )
     assert board.fake.builds == 2
 
@@ -650,15 +651,21 @@ def explain_words(bundle, **options):
 
 def test_an_explanation_tells_what_is_in_the_way(jetson, changed, monkeypatch):
     if _trt_device.probe() is not None:
-        assert explain_words(jetson).count("here: cannot be made: TensorRT needs an NVIDIA GPU with its driver. ") == 2
+        assert (
+            explain_words(jetson).count("here: cannot be compiled: TensorRT needs an NVIDIA GPU with its driver. ") == 2
+        )
     Board(monkeypatch, driver=FakeDriver())
     assert (
-        explain_words(jetson).count("here: cannot be made: The bundle is for compute capability 8.7, but this device")
+        explain_words(jetson).count(
+            "here: cannot be compiled: The bundle is for compute capability 8.7, but this device"
+        )
         == 2
     )
     board = Board(monkeypatch)
     assert (
-        explain_words(changed(minimum="10.13")).count("here: cannot be made: The bundle needs TensorRT 10.13 or newer")
+        explain_words(changed(minimum="10.13")).count(
+            "here: cannot be compiled: The bundle needs TensorRT 10.13 or newer"
+        )
         == 2
     )
     assert not board.leaks()
@@ -668,7 +675,7 @@ def test_an_explanation_of_engines_that_the_bundle_brings(signed, ada, keys):
     said = explain(signed)
     assert (
         said.count(
-            "  engine: in the bundle, made ahead of time; loaded only with a key that is trusted, or made anew here\n"
+            "  engine: in the bundle, compiled ahead of time; loaded only with a trusted key, or compiled here\n"
         )
         == 2
     )
@@ -676,12 +683,12 @@ def test_an_explanation_of_engines_that_the_bundle_brings(signed, ada, keys):
     assert "trtexec" not in said, "it is TensorRT's"
     assert (
         said.count(
-            "  here: NVIDIA GeForce RTX 4060, compute capability 8.9, TensorRT-RTX 10.3.0: the engine would be made\n"
+            "  here: NVIDIA GeForce RTX 4060, compute capability 8.9, TensorRT-RTX 10.3.0: the engine would be compiled\n"
         )
         == 2
     )
     said = explain(signed, trust=Trust([keys[1]]))
-    assert said.count("  engine: in the bundle, made ahead of time; the bundle's signature is of a trusted key\n") == 2
+    assert said.count("  engine: in the bundle, compiled ahead of time; the bundle is signed by a trusted key\n") == 2
 
 
 def test_an_explanation_of_a_bundle_for_the_cpu(jetson, tmp_path):

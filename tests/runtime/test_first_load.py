@@ -205,7 +205,9 @@ def test_a_variant_that_computes_something_else_does_not_race(raced, wrong, comp
     for _ in range(2):
         with edgekit.load(raced) as session:
             assert f"{session.info.method} on {session.info.backend}" == names[1 - wrong]
-            assert f"; {names[wrong]} cannot run here: its outputs for the golden inputs differ by " in session.info.chosen
+            assert (
+                f"; {names[wrong]} cannot run here: its outputs for the golden inputs differ by " in session.info.chosen
+            )
             assert "golden inputs compared at the first load here: largest difference " in session.info.chosen
     assert sorted(compared) == ["onnxruntime", "openvino"]
     with refused("variant-self-test", f"{names[wrong]}"):
