@@ -56,11 +56,15 @@ def sizes_of(feeds: Mapping[str, np.ndarray], signature: Signature, limit: int) 
                 "Convert or reshape it.",
                 code="input-shape",
             )
-        for axis, size in zip(spec.shape, array.shape, strict=True):
-            expected_size = axis if isinstance(axis, int) else sizes.setdefault(axis, size)
-            if expected_size != size:
+        for position, (axis, size) in enumerate(zip(spec.shape, array.shape, strict=True)):
+            if isinstance(axis, int) and axis != size:
                 raise InputError(
-                    f"Input '{name}' has size {size} along '{axis}', expected {expected_size} as in the other inputs. "
+                    f"Input '{name}' has size {size} along axis {position}, {expected}. Resize it.",
+                    code="input-sizes-differ",
+                )
+            if isinstance(axis, str) and sizes.setdefault(axis, size) != size:
+                raise InputError(
+                    f"Input '{name}' has size {size} along '{axis}', expected {sizes[axis]} as in the other inputs. "
                     "Pass inputs of one size along each axis.",
                     code="input-sizes-differ",
                 )

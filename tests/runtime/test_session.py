@@ -225,11 +225,11 @@ def without(name):
         ({**feeds(), "input_ids": np.ones((2, 5, 1), np.int64)}, r"is int64 \[2, 5, 1\]"),
         (feeds(0, 5), "no empty axis"),
         (feeds(2, 0), "no empty axis"),
-        ({**feeds(), "attention_mask": np.ones((3, 5), np.int64)}, "has 3 along 'batch', another input has 2"),
-        ({**feeds(), "attention_mask": np.ones((2, 6), np.int64)}, "has 6 along 'sequence', another input has 5"),
+        ({**feeds(), "attention_mask": np.ones((3, 5), np.int64)}, "has size 3 along 'batch', expected 2 as"),
+        ({**feeds(), "attention_mask": np.ones((2, 6), np.int64)}, "has size 6 along 'sequence', expected 5 as"),
         (
             feeds(1, small.MAX_LENGTH + 1),
-            f"have {small.MAX_LENGTH + 1} along 'sequence', this model takes {small.MAX_LENGTH}",
+            f"have size {small.MAX_LENGTH + 1} along 'sequence', this model takes at most {small.MAX_LENGTH}",
         ),
     ],
 )

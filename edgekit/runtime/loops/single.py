@@ -161,7 +161,7 @@ def _stack(spec: TensorSpec, arrays: Sequence[np.ndarray], shape: tuple[int, ...
 
 def _remove_padding(array: np.ndarray, axes: Sequence[str | int], sizes: Mapping[str, int]) -> np.ndarray:
     """Cut a row's output to the row's size along each variable axis."""
-    slices = [slice(None)] * len(axes)
+    slices: list[slice] = [slice(None)] * len(axes)
     for position, axis in enumerate(axes):
         if isinstance(axis, str) and axis in sizes:
             slices[position] = slice(sizes[axis])
