@@ -512,7 +512,8 @@ def test_what_a_compilation_tells(jetson, board):
     first, *lines, last = result.text().splitlines()
     assert first.startswith("device: library tensorrt, version 10.3.0, ")
     assert re.fullmatch(
-        rf"{STATIC}: engine compiled here in [\d.]+ s \([\d.]+ MB\); executed in int8.*; golden inputs differ by [\d.e-]+ of the output range, \d+ label\(s\) changed; "
+        rf"{STATIC}: engine compiled here in [\d.]+ s \([\d.]+ MB\); executed in int8.*; "
+        r"golden inputs differ by [\d.e-]+ of the output range, \d+ label\(s\) changed; "
         r"[\d.]+ ms for all golden inputs",
         lines[0],
     )
