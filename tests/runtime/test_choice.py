@@ -218,7 +218,7 @@ def test_none_runs_when_all_answer_wrongly(jetson, board, tmp_path, cache):
         with refused("no-variant") as caught:
             edgekit.load(bundle)
         reasons = [line for line in str(caught.value).splitlines() if line.startswith("  ")]
-        assert [line.partition(" are ")[0] for line in reasons] == [
+        assert [line.partition(" differ ")[0] for line in reasons] == [
             f"  {name} cannot run here: its outputs for the golden inputs" for name in (STATIC, HALF)
         ]
     assert records(cache) == []
@@ -548,7 +548,7 @@ def test_a_variant_that_does_not_serve_is_told(jetson, monkeypatch):
     Board(monkeypatch, wrong=5)
     result = compile_bundle(jetson)
     refused_one = result.runs[0]
-    assert (refused_one.refused[:11], refused_one.ms) == ("its answers", 0)
+    assert (refused_one.refused[:11], refused_one.ms) == ("its outputs", 0)
     assert f"{STATIC}: engine compiled here in " in result.text()
     assert "; cannot run here: its outputs for the golden inputs differ by" in result.text()
 
