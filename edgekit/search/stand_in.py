@@ -85,7 +85,7 @@ def open_graphs(
         device: device of the backend.
         scratch: a folder that goes when the build ends.
         threads: threads of one call.
-        **settings: Further arguments of :func:`edgekit.runtime.runner.opened`: ``loop``, ``streams``, ``shapes``.
+        **settings: Further arguments of :func:`edgekit.runtime.runner.open_runner`: ``loop``, ``streams``, ``shapes``.
 
     Raises:
         BackendError: when the backend refuses one.
@@ -95,7 +95,7 @@ def open_graphs(
             folders = [Path(stack.enter_context(tempfile.TemporaryDirectory(dir=scratch))) for _ in graphs]
             graphs = {name: emulate(path, folder) for (name, path), folder in zip(graphs.items(), folders, strict=True)}
         named = {signature.name: signature for signature in signatures}
-        yield stack.enter_context(runner.opened(graphs, named, backend, device, threads=threads, **settings))
+        yield stack.enter_context(runner.open_runner(graphs, named, backend, device, threads=threads, **settings))
 
 
 def longest(target: Target, signature: Signature, most: int) -> int:

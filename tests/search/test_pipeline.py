@@ -623,7 +623,7 @@ def test_a_cache_that_cannot_be_written(for_device, tmp_path, monkeypatch, tiny_
         with edgekit.load(for_device) as session:
             assert session.info.chosen.startswith("it won the race at this load: ")
             assert session.info.chosen.endswith(
-                "; the cache folder cannot be written, or may be by others, so every load races"
+                "; the cache folder is not writable, or others may write it, so every load races"
             )
             answers_like_torch(session, tiny_module)
 
@@ -634,7 +634,7 @@ def test_the_backend_that_is_asked_for_is_not_raced(for_device, fresh_cache, tin
             assert (session.info.backend, session.info.method, session.info.chosen) == (
                 name,
                 method,
-                "the backend was asked for",
+                "the backend was requested",
             )
             answers_like_torch(session, tiny_module)
     assert not fresh_cache.exists()
@@ -722,7 +722,7 @@ def test_a_backend_that_is_missing_cannot_race_here(build, tmp_path, without_ope
 
 def test_a_race_at_the_first_load_times_each_variant(for_device):
     bundle = open_bundle(for_device)
-    made = choice.fastest_here(bundle, force=True)
+    made = choice.select_variant(bundle, force=True)
     made.session.close()
     runs = made.runs
     assert [(run.variant, run.refused) for run in runs] == [(variant, "") for variant in bundle.manifest.variants]
