@@ -42,14 +42,17 @@ def table(
 
 def _narrow(widths: list[int], cells: Sequence[Sequence[str]], left: Sequence[int], columns: int) -> None:
     """Take columns from the widest cells of words until a line fits, as far as no word has to be broken."""
-    longest_words = [max(len(word) for row in cells for word in (row[c].split() or [""])) for c in range(len(widths))]
-    while sum(widths) + len(_GAP) * (len(widths) - 1) > columns:
-        able = [c for c in left if widths[c] > max(_LEAST, longest_words[c])]
-        if not able:
-            return
-        last = max(able)
-        # The last column holds sentences: it gives way first, as far as these stay readable.
-        widths[last if widths[last] > _SENTENCE else max(able, key=lambda c: widths[c])] -= 1
+    words = [[word for row in cells for word in row[c].split()] for c in range(len(widths))]
+    longest = [max(map(len, column), default=0) for column in words]
+    # Cells stay readable first; where that is not enough, a column may become as narrow as its longest word.
+    for least in (_LEAST, 0):
+        while sum(widths) + len(_GAP) * (len(widths) - 1) > columns:
+            able = [c for c in left if widths[c] > max(least, longest[c])]
+            if not able:
+                break
+            last = max(able)
+            # The last column holds sentences: it gives way first, as far as these stay readable.
+            widths[last if widths[last] > _SENTENCE else max(able, key=lambda c: widths[c])] -= 1
 
 
 def _lines(row: Sequence[str], widths: Sequence[int], left: Sequence[int]) -> list[str]:
