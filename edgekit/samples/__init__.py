@@ -32,7 +32,7 @@ from edgekit.samples._columns import (
     resolve_columns,
 )
 from edgekit.samples._decode import GZIP
-from edgekit.samples._files import FILE_TYPES, SUFFIXES, Recipe, file_suffix, file_type, hash_file, locate, shipped
+from edgekit.samples._files import FILE_TYPES, SUFFIXES, Recipe, detect_type, get_suffix, hash_file, locate, shipped
 from edgekit.samples._header import is_header
 from edgekit.samples._memory import RowTable, collect, collect_all, hash_rows
 from edgekit.samples._records import iterate_records
@@ -189,10 +189,10 @@ def read(
     file = locate(collected, modality)
     if file.suffix.lower() == ".toml" and not file.is_dir():
         return _read_recipe(file, named, slices, modality)
-    kind = file_type(file)
+    kind = detect_type(file)
     if kind is None:
         raise UsageError(
-            f"Samples {file} end in '{file_suffix(file)}', expected one of: {FILE_TYPES}. Convert or rename the file.",
+            f"Samples {file} end in '{get_suffix(file)}', expected one of: {FILE_TYPES}. Convert or rename the file.",
             code="samples-suffix",
         )
     check_no_repeats(slices)
@@ -341,10 +341,10 @@ def read_records(
         UsageError: If the file type is unknown.
     """
     file = locate(path, modality)
-    kind = file_type(file)
+    kind = detect_type(file)
     if kind is None:
         raise UsageError(
-            f"{file} ends in '{file_suffix(file)}', expected one of: {', '.join(SUFFIXES)}, each also with {GZIP}, or "
+            f"{file} ends in '{get_suffix(file)}', expected one of: {', '.join(SUFFIXES)}, each also with {GZIP}, or "
             ".parquet. Convert or rename the file.",
             code="samples-suffix",
         )

@@ -52,14 +52,14 @@ def locate(path: str | os.PathLike[str], modality: Modality) -> Path:
     )
 
 
-def file_type(file: Path) -> str | None:
-    """Return the type of a file by its name, without ``.gz``: ``folder``, a value of :data:`SUFFIXES`, or None."""
+def detect_type(file: Path) -> str | None:
+    """Return ``folder``, or the type of a file by its suffix, see :data:`SUFFIXES`; None if the suffix is unknown."""
     if file.is_dir():
         return "folder"
-    return SUFFIXES.get(file_suffix(file).lower())
+    return SUFFIXES.get(get_suffix(file).lower())
 
 
-def file_suffix(file: Path) -> str:
+def get_suffix(file: Path) -> str:
     """Return the suffix of a file name, e.g. ``.csv``, without a ``.gz`` that follows it."""
     return Path(file.stem).suffix if file.suffix.lower() == GZIP else file.suffix
 

@@ -50,7 +50,7 @@ def read_records(
     elif isinstance(document, list):
         for row, record in enumerate(document, 1):
             if not isinstance(record, dict):
-                raise _not_an_object(f"{file}, row {row}", record)
+                raise _not_object_error(f"{file}, row {row}", record)
             yield f"row {row}", record
     else:
         yield from _read_columns(document, file)
@@ -59,19 +59,20 @@ def read_records(
 def _parse_document(text: str, file: Path, by_line: bool, is_row: Callable[[Mapping[str, object]], bool]) -> Any:
     """Return the array of rows or the object of columns if the file is one document; None if each line is a row."""
     lines = [line for line in split_lines(text) if line.strip()]
-    first_type = _value_type(lines[0]) if lines else None
+    first_type = _parse_type(lines[0]) if lines else None
     if not lines or lines[0].lstrip()[0] not in "[{" or (first_type is not None and len(lines) > 1):
         return None
     try:
         document = json.loads(text, object_pairs_hook=_check_pairs)
     except _RepeatedKeyError as problem:
-        raise _repeated_key(str(file), problem) from problem
+        raise _repeated_key_error(str(file), problem) from problem
     except (ValueError, RecursionError) as problem:
         if lines[0].lstrip().startswith("{"):
             return None  # The file has one object per line, and one of the lines is malformed.
         line = problem.lineno if isinstance(problem, json.JSONDecodeError) else 1
         raise SamplesError(
-            f"{file}, line {line} is not valid JSON ({_reason(problem)}), expected {_SHAPES}. Correct the line.",
+            f"{file}, line {line} is not valid JSON ({_describe_problem(problem)}), expected {_SHAPES}. "
+            "Correct the line.",
             code="samples-json",
         ) from problem
     if not isinstance(document, dict):
@@ -89,7 +90,7 @@ def _parse_document(text: str, file: Path, by_line: bool, is_row: Callable[[Mapp
     return document
 
 
-def _value_type(line: str) -> type | None:
+def _parse_type(line: str) -> type | None:
     """Return the Python type of the JSON value in a line, or None if the line is not one value."""
     try:
         return type(json.loads(line))
@@ -97,17 +98,17 @@ def _value_type(line: str) -> type | None:
         return None
 
 
-def _reason(problem: ValueError | RecursionError) -> str:
+def _describe_problem(problem: ValueError | RecursionError) -> str:
     """Return why a text could not be parsed."""
     return problem.msg if isinstance(problem, json.JSONDecodeError) else "nested too deeply"
 
 
-def _repeated_key(where: str, problem: _RepeatedKeyError) -> SamplesError:
+def _repeated_key_error(where: str, problem: _RepeatedKeyError) -> SamplesError:
     """Return the error of an object that has a key twice."""
     return SamplesError(f"{where} has {problem}, expected each once. Rename or remove one.", code="samples-key-twice")
 
 
-def _not_an_object(where: str, value: object) -> SamplesError:
+def _not_object_error(where: str, value: object) -> SamplesError:
     """Return the error of a row that is not an object."""
     return SamplesError(
         f'{where} is a {type(value).__name__}, expected an object such as {{"text": ..., "label": ...}}. '
@@ -124,15 +125,15 @@ def _read_lines(text: str, file: Path) -> Iterator[tuple[str, Mapping[str, objec
         try:
             record = json.loads(line, object_pairs_hook=_check_pairs)
         except _RepeatedKeyError as problem:
-            raise _repeated_key(f"{file}, line {number}", problem) from problem
+            raise _repeated_key_error(f"{file}, line {number}", problem) from problem
         except (ValueError, RecursionError) as problem:
             raise SamplesError(
-                f"{file}, line {number} is not valid JSON ({_reason(problem)}), expected one object a line. "
+                f"{file}, line {number} is not valid JSON ({_describe_problem(problem)}), expected one object a line. "
                 "Correct the line.",
                 code="samples-json",
             ) from problem
         if not isinstance(record, dict):
-            raise _not_an_object(f"{file}, line {number}", record)
+            raise _not_object_error(f"{file}, line {number}", record)
         yield f"line {number}", record
 
 

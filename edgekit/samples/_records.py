@@ -22,7 +22,7 @@ def iterate_records(
 
     Args:
         file: Path of the file or folder.
-        kind: Type, as :func:`edgekit.samples._files.file_type` returns it.
+        kind: Type, as :func:`edgekit.samples._files.detect_type` returns it.
         named: Column name by role, as the caller named them.
         slices: Slice columns.
         modality: Modality of the samples.
