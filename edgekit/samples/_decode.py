@@ -58,7 +58,8 @@ def read_text(file: Path) -> str:
     except UnicodeDecodeError as problem:
         if encoding.startswith(("utf-16", "utf-32")):
             raise SamplesError(
-                f"{file} begins like {encoding.upper()} and is not ({problem.reason}). Save it again as UTF-8.",
+                f"{file} begins with the byte-order mark of {encoding.upper()}, but is not valid {encoding.upper()} "
+                f"({problem.reason}). Save it again as UTF-8.",
                 code="samples-encoding",
             ) from problem
         line = data.count(b"\n", 0, problem.start) + 1
@@ -105,6 +106,6 @@ def _decompress(data: bytes, file: Path) -> bytes:
                     )
     except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
         raise SamplesError(
-            f"Samples {file} are not a whole gzip file ({problem}). Pack or copy it again.", code="samples-gzip"
+            f"Samples {file} are not a complete gzip file ({problem}). Pack or copy it again.", code="samples-gzip"
         ) from problem
     return b"".join(parts)
