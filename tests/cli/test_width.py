@@ -144,3 +144,11 @@ def test_cells_of_words_are_wrapped_and_numbers_are_not():
         assert max(map(len, table(("name", "words"), [("a", "b " * 40)], (0, 1)).splitlines())) <= 30
     finally:
         width.reset(token)
+
+
+def test_a_last_column_of_few_words_gives_way_too():
+    # 89 columns by cells of words of 16 columns; the verdict's longest word has 8.
+    row = ("int8-static on openvino, 2t", "1.0000", "12345.67", "1234", "1234.5", "12.5", "too slow: 0.2 ms")
+    header = ("candidate", "accuracy", "p50 ms", "start ms", "memory MB", "size MB", "verdict")
+    for columns in (88, 80, 72):
+        assert max(map(len, table(header, [row], (0, 6), columns).splitlines())) <= columns, columns
