@@ -1,4 +1,4 @@
-"""Test whether an answer depends only on its own input: outputs of rows in lists against outputs of the same rows alone."""
+"""Test whether an answer depends only on its own input: outputs of rows in lists against those of single rows."""
 
 from __future__ import annotations
 

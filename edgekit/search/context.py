@@ -1,4 +1,4 @@
-"""The data that every step of one build shares: the target, the labelled rows and the torch model's outputs for them."""
+"""Data that all steps of a build share: the target, the labelled rows and the torch model's outputs for them."""
 
 from __future__ import annotations
 
