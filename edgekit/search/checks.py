@@ -113,8 +113,8 @@ def settled(target: Target, keep_float: Sequence[str], use: str | None) -> Targe
     saturates = lacks_vnni(instructions(target))
     if target.quantize.weight_bits == 8 and saturates and set(FULL_RANGE) & set(target.methods):
         raise UsageError(
-            f"Target '{target.name}' sets weight_bits = 8, but its CPU has no INT8 dot product (VNNI), so sums of 8-bit "
-            "products saturate and the device would refuse the bundle. Set weight_bits = 7, or leave it out.",
+            f"Target '{target.name}' sets weight_bits = 8, but its CPU has no INT8 dot product (VNNI): sums of 8-bit "
+            "products saturate, and the device would refuse the bundle. Set weight_bits = 7, or leave it out.",
             code="target-weight-bits",
         )
     default_bits = 7 if saturates else 8
@@ -133,9 +133,6 @@ def instructions(target: Target) -> tuple[str, ...]:
 
 def check_target(target: Target) -> None:
     """Check the backends and methods of a target before anything is loaded.
-
-    Args:
-        target: Device class.
 
     Raises:
         UsageError: If a backend or method is unknown, or the target has no candidate.
@@ -168,9 +165,6 @@ def check_target(target: Target) -> None:
 def check_here(target: Target) -> None:
     """Check that this machine can time models for a target.
 
-    Args:
-        target: Device class.
-
     Raises:
         UsageError: If candidates for the target are timed on the device only.
     """
@@ -184,9 +178,6 @@ def check_here(target: Target) -> None:
 
 def without_wrong(target: Target) -> tuple[Target, list[str]]:
     """Remove the backends that compute wrong results on this machine from a target.
-
-    Args:
-        target: Device class.
 
     Returns:
         The target with the other backends, and a note on each removed one.
@@ -205,9 +196,10 @@ def without_wrong(target: Target) -> tuple[Target, list[str]]:
         except WrongResultsError as error:
             last_error = error
             sentences.append(f"No candidate ran on '{backend}': {error}")
-    if last_error is not None:
-        if not any(set(quantize.get(method).BACKENDS) & set(usable) for method in target.methods):
-            raise last_error
+    if last_error is None:
+        return target, []
+    if not any(set(quantize.get(method).BACKENDS) & set(usable) for method in target.methods):
+        raise last_error
     return replace(target, backends=tuple(usable)), sentences
 
 
@@ -368,9 +360,6 @@ def saturates_here(target: Target) -> str:
     """Return a note if INT8 candidates saturate on this machine but not on the device; empty otherwise.
 
     This is the case for a build for ARM, or for x86 with VNNI, on an x86 machine without VNNI.
-
-    Args:
-        target: Device class.
     """
     is_full_range = target.quantize.weight_bits == 8 and bool(set(FULL_RANGE) & set(target.methods))
     if not is_full_range or not lacks_vnni(cpu_instructions()):
@@ -385,9 +374,6 @@ def saturates_here(target: Target) -> str:
 @contextlib.contextmanager
 def explain_saturation(target: Target) -> Iterator[None]:
     """Append the note of :func:`saturates_here`, if any, to a :class:`BudgetError`.
-
-    Args:
-        target: Device class.
 
     Raises:
         BudgetError: If the block raises one.
