@@ -560,7 +560,10 @@ def test_two_variants_in_order_of_preference(for_device):
     assert manifest.reason.startswith(
         "dynamic on onnxruntime and float32 on openvino: preferred by target 'device' in this order; not raced here"
     )
-    assert "Latency, start and memory were not measured: this machine does not stand for the device." in manifest.notes
+    assert (
+        "Latency, startup time and memory were not measured: this machine does not stand for the device."
+        in manifest.notes
+    )
     assert json.loads((for_device / "race.json").read_text())["races"] == {}
 
 
