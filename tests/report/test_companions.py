@@ -9,7 +9,7 @@ from heads import MULTI, REGRESSION, SINGLE, evaluation, rows, task
 
 from edgekit.report import accuracy, companions, gating
 from edgekit.report.companions import holds
-from edgekit.search.choose import excess
+from edgekit.search.rejections import excess
 from edgekit.spec.gates import AccuracyGates, Gates
 from edgekit.spec.manifest import Trial
 from edgekit.spec.protocols import HasLabels
