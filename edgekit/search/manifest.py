@@ -13,8 +13,8 @@ from edgekit.machine.cpu import cpu_name
 from edgekit.report import reference as references
 from edgekit.runtime.choice import machine
 from edgekit.search import goldens, stand_in
-from edgekit.search.kept import StepCache
 from edgekit.search.measure import measure_candidate
+from edgekit.search.step_cache import StepCache
 from edgekit.spec.distribution import DISTRIBUTION
 from edgekit.spec.manifest import HeldOut, Manifest, ReferenceCheck
 from edgekit.spec.protocols import HasForms

@@ -22,12 +22,12 @@ from edgekit.compress.prune import Base, Pruned, Recovery, check_speedup, prune_
 from edgekit.machine.cpu import cpu_name, cpus
 from edgekit.search import checks
 from edgekit.search.context import BuildContext, EvaluationSet
-from edgekit.search.kept import StepCache
 from edgekit.search.measure import race_candidates
 from edgekit.search.models import make_candidate, prepare_model
 from edgekit.search.race import ratio
 from edgekit.search.record import Candidate, Record
 from edgekit.search.stand_in import reference_outputs
+from edgekit.search.step_cache import StepCache
 from edgekit.source import Source
 from edgekit.spec import target as targets
 from edgekit.spec.options import PruneOptions

@@ -29,7 +29,7 @@ from edgekit.spec.tensor import Signature
 if TYPE_CHECKING:
     from edgekit.samples import Samples
     from edgekit.search.context import BuildContext
-    from edgekit.search.kept import StepCache
+    from edgekit.search.step_cache import StepCache
     from edgekit.source import Source
     from edgekit.spec.graph import GraphSet
 
