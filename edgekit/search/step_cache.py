@@ -1,6 +1,6 @@
-"""What the steps of a build leave behind: their results, in the build cache or in the scratch folder.
+"""Results of build steps, stored in the build cache, or in the scratch folder if they cannot be cached.
 
-A step hands over objects. Files are its cache: they are written beside, and read in a later build alone.
+A step returns objects. The files that it writes are their cached form, and only later builds read them.
 """
 
 from __future__ import annotations
@@ -45,41 +45,49 @@ _TOOLS = (
     "scipy",
     "tokenizers",
 )
-_GRAPHS, _VALUES = "graphs.json", "values.json"
+_GRAPHS_FILE = "graphs.json"
+_VALUES_FILE = "values.json"
 
 
 class StepCache:
-    """Results of steps by the digest of all that they depend on.
+    """Results of build steps, looked up by the digest of their inputs.
 
     Attributes:
-        scratch: a folder that goes when the build ends.
-        progress: told how far each step is.
-        cache: where results of other builds are.
-        tools: name to version of the packages that a result may depend on.
-        always: what every result depends on.
-        reused: steps that were taken from the cache.
-        remeasured: times in the cache and why they were not used, a sentence each.
+        scratch: Temporary folder that is removed when the build ends.
+        progress: Function that is called as steps progress.
+        cache: Build cache, which holds results of earlier builds.
+        tools: Versions of the packages that a result may depend on, by package name.
+        always: Key parts of every result: digest of the code, and ``tools``.
+        reused: Names of the steps whose results came from the cache.
+        remeasured: Notes, one sentence each, on cached times that were measured again, and why.
     """
 
     def __init__(
         self, scratch: Path, progress: Progress, cache: Cache, *, replay: bool = False, rerace: bool = False
     ) -> None:
-        """Binds folders.
+        """Create a step cache.
 
         Args:
-            scratch: a folder that goes when the build ends.
-            progress: told how far each step is.
-            cache: where results are looked for.
-            replay: costs come from a record, so that times in the cache are never too old.
-            rerace: measure times anew, whatever is in the cache.
+            scratch: Temporary folder that is removed when the build ends.
+            progress: Function that is called as steps progress.
+            cache: Build cache to read and fill.
+            replay: Whether a record supplies all times. Cached times then never expire.
+            rerace: Whether to measure all times again, even if the cache has them.
         """
-        self.scratch, self.progress, self.cache = scratch, progress, cache
-        self.tools = {name: number for name in _TOOLS if (number := version_of(name)) is not None}
+        self.scratch = scratch
+        self.progress = progress
+        self.cache = cache
+        self.tools: dict[str, str] = {}
+        for name in _TOOLS:
+            version = version_of(name)
+            if version is not None:
+                self.tools[name] = version
         self.always = {"code": code_digest(), "tools": self.tools}
         self.reused: list[str] = []
         self.remeasured: list[str] = []
-        self._replay, self._rerace = replay, rerace
-        self._made: set[str] = set()
+        self._replay = replay
+        self._rerace = rerace
+        self._computed: set[str] = set()
 
     def get(
         self,
@@ -90,39 +98,44 @@ class StepCache:
         *,
         names_files: bool = False,
     ) -> Result:
-        """The result of a step. What depends on a module from Python is not kept beyond the build: its code has no digest.
+        """Return the result of a step, from the cache or computed now.
+
+        The code of a Python module has no digest, so results that depend on one are stored for this build only.
 
         Args:
-            step: name for people.
-            parts: what the result depends on; ``model`` is a digest, or None for a module from Python.
-            make: computes the result, and writes what ``read`` needs of it into an empty folder. A result with the attribute ``busy`` holds
-                times, and says there what else the machine did meanwhile: one that is old, or of a busy machine, is made anew.
-            read: the result from that folder.
-            names_files: the result names files of its folder, which has another name when it is whole.
+            step: Name of the step in logs and messages.
+            parts: Key parts of the result. ``model`` is the digest of the model, or None for a Python module.
+            make: Function that computes the result, and writes the files that ``read`` needs into an empty folder.
+                A result that holds times has the attribute ``busy``, the load of the machine during the measurement.
+                Such a result is computed again if it is old, or if the machine was busy.
+            read: Function that reads the result from that folder.
+            names_files: Whether the result contains paths of files in its folder. The folder is renamed when it is
+                complete, so the result is then read again from the final folder.
         """
         digest = key(**parts, **self.always)
         if parts["model"] is None:
-            return self._of_this_build(self.scratch / "made" / digest, make, read)
+            return self._get_for_this_build(self.scratch / "made" / digest, make, read)
         folder = self.cache.find(digest)
         _LOG.debug("step '%s' has the cache key %s", step, digest)
         if folder is not None:
             result = read(folder)
-            if not hasattr(result, "busy") or not self._outdated(step, digest, result.busy):
-                if digest not in self._made and step not in self.reused:
+            if not hasattr(result, "busy") or not self._is_outdated(step, digest, result.busy):
+                if digest not in self._computed and step not in self.reused:
                     self.reused.append(step)
                 _LOG.info("step '%s': read from the cache", step)
                 return result
             self.cache.drop(digest)
-        self._made.add(digest)
+        self._computed.add(digest)
         start = time.perf_counter()
         with disk_errors(self.cache.root), self.cache.fill(digest, {**parts, **self.always}) as folder:
             result = make(folder)
             _LOG.info("step '%s': computed in %.1f s", step, time.perf_counter() - start)
-            self.progress("", 0, 0)  # whoever wants to stop does so now, even where a library swallowed the interrupt
+            # This call lets the user stop the build even if a library swallowed the interrupt.
+            self.progress("", 0, 0)
         return read(self.cache.root / digest) if names_files else result
 
     def graphs(self, step: str, parts: Mapping[str, Any], make: Callable[[Path], GraphSet]) -> GraphSet:
-        """The graphs of a step; in the cache ``graphs.json`` beside them says what they are."""
+        """Return the graphs of a step. In the cache, ``graphs.json`` in their folder describes them."""
 
         def write(folder: Path) -> GraphSet:
             graphs = make(folder)
@@ -132,62 +145,71 @@ class StepCache:
         return self.get(step, parts, write, read_graphs, names_files=True)
 
     def values(self, step: str, parts: Mapping[str, Any], kind: type[Result], make: Callable[[], Result]) -> Result:
-        """A dataclass of numbers, text, and rows of arrays; in the cache each field of rows is a file of its own, and ``values.json`` has the others."""
-        of_rows = [name for name, hint in typing.get_type_hints(kind).items() if hint == Sequence[Arrays]]
+        """Return the result of a step that is a dataclass of numbers, text, and rows of arrays.
+
+        In the cache, each field with rows is an ``.npz`` file, and ``values.json`` holds the other fields.
+        """
+        hints = typing.get_type_hints(kind)
+        row_fields = [name for name, hint in hints.items() if hint == Sequence[Arrays]]
 
         def write(folder: Path) -> Result:
-            made = make()
-            for name in of_rows:
-                arrays: dict[str, Any] = {**pack(rows)} if (rows := getattr(made, name)) else {}
+            result = make()
+            for name in row_fields:
+                rows = getattr(result, name)
+                arrays: dict[str, Any] = {**pack(rows)} if rows else {}
                 np.savez(folder / f"{name}.npz", **arrays)
-            (folder / _VALUES).write_text(
-                to_json({name: plain(value) for name, value in vars(made).items() if name not in of_rows}), "utf-8"
-            )
-            return made
+            other_fields = {name: plain(value) for name, value in vars(result).items() if name not in row_fields}
+            (folder / _VALUES_FILE).write_text(to_json(other_fields), "utf-8")
+            return result
 
         def read(folder: Path) -> Result:
             rows = {}
-            for name in of_rows:
+            for name in row_fields:
                 with np.load(folder / f"{name}.npz", allow_pickle=False) as stored:
                     rows[name] = unpack({part: stored[part] for part in stored.files})
-            return parse(
-                kind, {**json.loads((folder / _VALUES).read_text("utf-8")), **rows}, f"{step} in the build cache"
-            )
+            other_fields = json.loads((folder / _VALUES_FILE).read_text("utf-8"))
+            return parse(kind, {**other_fields, **rows}, f"{step} in the build cache")
 
         return self.get(step, parts, write, read)
 
-    def _of_this_build(self, folder: Path, make: Callable[[Path], Result], read: Callable[[Path], Result]) -> Result:
+    def _get_for_this_build(
+        self, folder: Path, make: Callable[[Path], Result], read: Callable[[Path], Result]
+    ) -> Result:
+        """Return a result from the scratch folder, or compute and store it there."""
         if folder.exists():
             return read(folder)
         with disk_errors(self.scratch):
             folder.mkdir(parents=True)
             return make(folder)
 
-    def _outdated(self, step: str, digest: str, busy: Busy | None) -> bool:
-        """Whether times in the cache are to be taken again, which is said. Those of this build are not, nor what a record replaces."""
-        if digest in self._made or self._replay:
+    def _is_outdated(self, step: str, digest: str, busy: Busy | None) -> bool:
+        """Return whether cached times must be measured again. A note in ``remeasured`` gives the reason.
+
+        Times that this build measured, or that a record replaces, are never outdated.
+        """
+        if digest in self._computed or self._replay:
             return False
-        why = outdated_reason(busy, self.cache.created_at(digest))
-        if why and not self._rerace:
-            self.remeasured.append(f"Times in the cache ({step}) were not used but measured again: {why}.")
-        return self._rerace or bool(why)
+        reason = outdated_reason(busy, self.cache.created_at(digest))
+        if reason and not self._rerace:
+            self.remeasured.append(f"Times in the cache ({step}) were not used but measured again: {reason}.")
+        return self._rerace or bool(reason)
 
 
 def write_graphs(folder: Path, graphs: GraphSet) -> None:
-    """Writes what graphs in a folder are."""
+    """Write the description of the graphs in a folder."""
     entries = [
         {"signature": plain(g.signature), "path": g.path.name, "method": g.method, "recipe": dict(g.recipe)}
         for g in graphs.graphs
     ]
-    (folder / _GRAPHS).write_text(to_json({**plain(graphs), "graphs": entries, "assets": graphs.assets.name}), "utf-8")
+    description = {**plain(graphs), "graphs": entries, "assets": graphs.assets.name}
+    (folder / _GRAPHS_FILE).write_text(to_json(description), "utf-8")
 
 
 def read_graphs(folder: Path) -> GraphSet:
-    """The graphs that :func:`write_graphs` wrote."""
-    data = json.loads((folder / _GRAPHS).read_text("utf-8"))
-    where = "graph in the build cache"
-    graphs = tuple(
-        Graph(parse(Signature, g["signature"], where), folder / g["path"], g["method"], g["recipe"])
-        for g in data["graphs"]
-    )
-    return GraphSet(data["task"], data["loop"], graphs, folder / data["assets"], data["provenance"])
+    """Read the graphs that :func:`write_graphs` described."""
+    data = json.loads((folder / _GRAPHS_FILE).read_text("utf-8"))
+    graphs = []
+    for entry in data["graphs"]:
+        signature = parse(Signature, entry["signature"], "graph in the build cache")
+        graphs.append(Graph(signature, folder / entry["path"], entry["method"], entry["recipe"]))
+    return GraphSet(data["task"], data["loop"], tuple(graphs), folder / data["assets"], data["provenance"])
