@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -103,9 +102,9 @@ def make_models(ctx: BuildContext, model: Source, request: BuildRequest, files: 
     models = Models({"": model})
     if request.students:
         # A build without students does not need the pruning module.
-        from edgekit.search.pruning import clock
+        from edgekit.search.pruning import make_clock
 
-        latency = clock(ctx)
+        latency = make_clock(ctx)
         for student in request.students:
             models.sources[student.name] = student.make(
                 model, files.training, files.evaluation, latency, ctx.cache.progress, ctx.cache.cache
