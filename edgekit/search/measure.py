@@ -197,7 +197,7 @@ def race_candidates(ctx: BuildContext, candidates: Sequence[Candidate], rounds: 
 
     def make() -> Race:
         inputs = list(evaluation.inputs)
-        return race.in_turns(
+        return race.time_candidates(
             candidates, inputs, rounds, inputs_a_round, ctx.cache.progress, lists=lists, until=ctx.deadline
         )
 

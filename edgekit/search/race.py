@@ -21,7 +21,7 @@ from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Arrays, Input
 from edgekit.timing.worker import Worker
 
-__all__ = ["in_turns", "measure_candidate", "ratio", "turns"]
+__all__ = ["measure_candidate", "ratio", "time_candidates", "turns"]
 
 _WARM_UP = 5
 """Calls at the start of each turn that are not counted."""
@@ -100,7 +100,7 @@ def _measure_memory(
     return peak_mb, rows, variant.max_tokens
 
 
-def in_turns(
+def time_candidates(
     candidates: Sequence[Candidate],
     inputs: Sequence[Input],
     rounds: int,
