@@ -132,7 +132,8 @@ def measure_candidate(ctx: BuildContext, candidate: Candidate) -> tuple[Candidat
     rows = []
     for row, is_finite in zip(outputs.rows, finite(outputs.rows), strict=True):
         rows.append(row if is_finite else _zero_floats(row))
-    return CandidateResult(rows, Costs(0.0, 0.0, f"unknown (scored on {backend})")), outputs.trouble(variant.method)
+    result = CandidateResult(rows, Costs(0.0, 0.0, f"unknown (scored on {backend})"))
+    return result, outputs.not_finite_reason(variant.method)
 
 
 def _measure_here(ctx: BuildContext, candidate: Candidate) -> CandidateResult:
