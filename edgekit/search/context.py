@@ -15,9 +15,9 @@ from edgekit.spec.user_metric import with_metric
 if TYPE_CHECKING:
     from edgekit.samples import Samples
     from edgekit.samples.evaluation import Evaluation
-    from edgekit.search.kept import StepCache
     from edgekit.search.record import Record
     from edgekit.search.stand_in import Outputs
+    from edgekit.search.step_cache import StepCache
     from edgekit.spec.protocols import Arrays, Input, Metric, Task
     from edgekit.spec.target import Target
     from edgekit.spec.user_metric import FunctionMetric

@@ -19,8 +19,8 @@ from edgekit.quantize.sensitivity import revert
 from edgekit.samples import Samples
 from edgekit.search.checks import accuracy_backend
 from edgekit.search.context import BuildContext
-from edgekit.search.kept import StepCache, read_graphs, write_graphs
 from edgekit.search.stand_in import run_graph
+from edgekit.search.step_cache import StepCache, read_graphs, write_graphs
 from edgekit.source import Source
 from edgekit.spec.digests import files_below, sha256
 from edgekit.spec.graph import GraphSet

@@ -354,13 +354,13 @@ def test_the_size_that_counts_is_that_of_the_whole_bundle(build, tmp_path):
 
 def test_a_search_that_is_gone_through_again_races_nothing_again(build, tmp_path, monkeypatch):
     """Where the whole bundle is too large the others are judged anew, by the times that are there, whatever time is allowed."""
-    raced, real = [], race.in_turns
+    raced, real = [], race.time_candidates
 
-    def in_turns(candidates, *rest, **said):
+    def time_candidates(candidates, *rest, **said):
         raced.append([c.variant for c in candidates])
         return real(candidates, *rest, **said)
 
-    monkeypatch.setattr(race, "in_turns", in_turns)
+    monkeypatch.setattr(race, "time_candidates", time_candidates)
     aim, options = (
         target(tmp_path / "one.toml", ("dynamic", "float32")),
         {"no_cache": True, "force": True, "max_time": 10_000},
