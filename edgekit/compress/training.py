@@ -110,7 +110,7 @@ def _has_bfloat16() -> bool:
     import torch
 
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return bool({"avx512_bf16", "amx_bf16"} & set(cpu_instructions()))
 
 
