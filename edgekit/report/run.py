@@ -176,7 +176,9 @@ def _check_gates(report: Report, run: Run, against: Baseline | None, accuracy: A
         # In a check, a missing latency is incomparable; without its gates the check would pass vacuously. In a
         # comparison, e.g. with a teacher, there is no latency and it is not gated.
         untimed = _UNTIMED if report.kind == "check" else ""
-        gates = gating.judge_comparison(run.gates, accuracy, report.speed, untimed, equal=is_equal, here=is_same_machine)
+        gates = gating.judge_comparison(
+            run.gates, accuracy, report.speed, untimed, equal=is_equal, here=is_same_machine
+        )
     return gates + gating.judge_budget(run.gates.budget, after, drop)
 
 
