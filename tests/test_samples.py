@@ -243,13 +243,13 @@ def test_encodings_that_a_byte_order_mark_tells(tmp_path, encoding):
 
 
 def test_nul_characters_and_utf16_without_a_mark(tmp_path):
-    assert_refused(raw(tmp_path, "text,label\na,1\nb\0,1\n", "s.csv"), "line 3 holds a NUL character")
+    assert_refused(raw(tmp_path, "text,label\na,1\nb\0,1\n", "s.csv"), "line 3 contains a NUL character")
     assert_refused(
         raw(tmp_path, "text,label\na,1\n".encode("utf-16-le"), "s.csv"),
-        "line 1 holds a NUL character",
+        "line 1 contains a NUL character",
         "byte-order mark",
     )
-    assert_refused(raw(tmp_path, "text\na\n".encode("utf-16")[:-1], "s.csv"), "begins like UTF-16 and is not")
+    assert_refused(raw(tmp_path, "text\na\n".encode("utf-16")[:-1], "s.csv"), "is not valid UTF-16")
     assert read(raw(tmp_path, '{"text": "a\\u0000b"}', "s.jsonl")).rows == (
         Sample("a\0b"),
     )  # written as JSON writes it, it is part of a text
@@ -266,8 +266,8 @@ def test_nul_characters_and_utf16_without_a_mark(tmp_path):
 def test_gzip(tmp_path, name, data):
     packed = gzip.compress(data.encode())
     assert read(raw(tmp_path, packed, name)).rows == (Sample("a", "1"),)
-    assert_refused(raw(tmp_path, packed[:-9], name), "not a whole gzip file")
-    assert_refused(raw(tmp_path, data, name), "not a whole gzip file")
+    assert_refused(raw(tmp_path, packed[:-9], name), "not a complete gzip file")
+    assert_refused(raw(tmp_path, data, name), "not a complete gzip file")
     assert_refused(raw(tmp_path, packed, "s.csv"), "packed with gzip", "s.csv.gz")
 
 

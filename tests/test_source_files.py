@@ -584,8 +584,8 @@ def test_a_build_counts_rows_that_are_cut(build, tiny_model, tmp_path, tiny_modu
     file = small.write_jsonl(tmp_path / "long.jsonl", rows)
     notes = build(model=tiny_model, eval=file).bundle.manifest.notes
     assert (
-        "0 of 40 calibration rows and 6 of 46 evaluation rows are longer than the 64 tokens that the model reads: what is beyond was not looked at."
-        in notes
+        "0 of 40 calibration rows and 6 of 46 evaluation rows are longer than the model's limit of 64 tokens and were "
+        "truncated." in notes
     )
     assert any("no problem_type" in note and SINGLE in note for note in notes)
 

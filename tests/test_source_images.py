@@ -53,7 +53,7 @@ def test_a_graph_answers_as_the_pipeline_does(name, tmp_path):
     (graph,) = graphs.graphs
     task.check_signature(graph.signature)
     encoded = task.preprocess(PICTURES)
-    with runner.opened(
+    with runner.open_runner(
         {graph.signature.name: graph.path},
         {graph.signature.name: graph.signature},
         "onnxruntime",

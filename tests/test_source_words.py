@@ -35,7 +35,7 @@ def test_a_graph_answers_as_the_pipeline_does(name, tmp_path):
     task.check_signature(graph.signature)
     encoded = task.preprocess(INPUTS)
     assert len(encoded[-1].arrays["windows"]) > 2
-    with runner.opened(
+    with runner.open_runner(
         {graph.signature.name: graph.path},
         {graph.signature.name: graph.signature},
         "onnxruntime",

@@ -1,1 +1,1 @@
-"""A model goes in, a smaller model comes out: fewer layers (distill), narrower layers (prune), a smaller vocabulary."""
+"""Model compression: fewer layers (distillation), narrower layers (pruning), a smaller vocabulary (trimming)."""

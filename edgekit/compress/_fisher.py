@@ -1,4 +1,4 @@
-"""How much each head and each neuron matters: one pass over rows, forwards and backwards."""
+"""Importance of each attention head and feed-forward neuron, from one forward and backward pass over samples."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from edgekit.source.stack import blocks, stack
 from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Arrays
 
-_TOKENS = 4096  # of a batch: all activations are kept for the way back
+_TOKENS = 4096  # Tokens per batch, padding included: the backward pass needs all activations in memory.
 
 
 class Importance(NamedTuple):
-    """Of one stored layer.
+    """Importance of the units of one stored layer.
 
     Attributes:
-        heads: float64 ``[heads]``.
-        neurons: float64 ``[neurons]``.
+        heads: Importance of each head: float64 ``[heads]``.
+        neurons: Importance of each neuron: float64 ``[neurons]``.
     """
 
     heads: np.ndarray
@@ -31,60 +31,69 @@ class Importance(NamedTuple):
 def importance(
     module: Any, rows: Sequence[Arrays], objective: Objective, seed: int, progress: Progress
 ) -> list[Importance]:
-    """The diagonal of the Fisher information of a factor on each head and neuron, in the sum over rows, layer by layer.
+    """Return the importance of all heads and neurons, layer by layer.
 
-    It is the expected damage, to second order, of setting that factor from 1 to 0 (Kwon et al., "A Fast Post-Training Pruning Framework
-    for Transformers", arXiv 2204.09656, section 4.2). Answers are drawn from the model itself, so rows need no labels and one that the
-    model knows well counts too (Kunstner et al., arXiv 1905.12558, on why not from the labels).
+    The importance is the diagonal of the Fisher information of a factor on each head and neuron, summed over
+    rows: the expected damage, to second order, of setting that factor from 1 to 0 (Kwon et al., "A Fast Post-Training
+    Pruning Framework for Transformers", arXiv 2204.09656, section 4.2). The answers are sampled from the model's own
+    outputs instead of the labels (Kunstner et al., arXiv 1905.12558, explain why). So rows need no labels, and a row
+    that the model predicts well counts too.
 
     Args:
-        module: in evaluation mode.
-        rows: input name to array.
-        objective: says what answers are, and how likely.
-        seed: of the answers that are drawn.
-        progress: told after each batch.
+        module: Torch module in evaluation mode.
+        rows: Rows, input name to array.
+        objective: Objective that samples the answers and returns their likelihood.
+        seed: Random seed for the sampled answers.
+        progress: Function that is called after each batch.
     """
     import torch
 
-    layers, roles = stack(module)[1], blocks(module)
-    found = [Importance(np.zeros(b.heads), np.zeros(b.neurons)) for b in roles]
-    factors: dict[
-        tuple[int, int], Any
-    ] = {}  # of this batch, [batch, heads or neurons]: one for each row, so that each has a gradient of its own
+    _, layers = stack(module)
+    layer_blocks = blocks(module)
+    totals = [Importance(np.zeros(block.heads), np.zeros(block.neurons)) for block in layer_blocks]
+    # Factors of the current batch by layer index and part (0 for heads, 1 for neurons): ``[batch, heads or neurons]``.
+    # Each row has factors of its own, so that each row has a gradient of its own.
+    factors: dict[tuple[int, int], Any] = {}
 
     def watch(linear: Any, place: tuple[int, int], count: int) -> Any:
-        def hook(_: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
-            x = given[0]
-            if place not in factors:  # a layer that is applied again has the same factors
+        """Multiply the inputs of a linear by the factors of its heads or neurons."""
+
+        def hook(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            x = inputs[0]
+            if place not in factors:  # A layer that is applied again has the same factors.
                 factors[place] = torch.ones(len(x), count, device=x.device, requires_grad=True)
-            each = factors[place].repeat_interleave(x.shape[-1] // count, dim=1)
-            return (x * each.view(len(x), *[1] * (x.ndim - 2), -1), *given[1:])
+            repeated = factors[place].repeat_interleave(x.shape[-1] // count, dim=1)
+            return (x * repeated.view(len(x), *[1] * (x.ndim - 2), -1), *inputs[1:])
 
         return linear.register_forward_pre_hook(hook)
 
-    handles, frozen = [], [p for p in module.parameters() if p.requires_grad]
-    for i, (layer, b) in enumerate(zip(layers, roles, strict=True)):
-        handles.append(watch(layer.get_submodule(b.down), (i, 1), b.neurons))
-        if b.attention:
-            handles.append(watch(layer.get_submodule(b.attention[3]), (i, 0), b.heads))
-    generator, device = torch.Generator().manual_seed(seed), next(module.parameters()).device
+    handles = []
+    for i, (layer, block) in enumerate(zip(layers, layer_blocks, strict=True)):
+        handles.append(watch(layer.get_submodule(block.down), (i, 1), block.neurons))
+        if block.attention:
+            handles.append(watch(layer.get_submodule(block.attention[3]), (i, 0), block.heads))
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    device = next(module.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
     done = 0
     try:
-        for parameter in frozen:
-            parameter.requires_grad_(False)  # gradients of factors are all that is asked for
-        for chosen in group_by_length(rows, _TOKENS):
+        for parameter in trainable:
+            parameter.requires_grad_(False)  # Only the gradients of the factors are needed.
+        for indices in group_by_length(rows, _TOKENS):
             factors.clear()
-            feeds = {n: t.to(device) for n, t in tensors([rows[i] for i in chosen], objective.pads).items()}
+            batch = tensors([rows[i] for i in indices], objective.pads)
+            feeds = {name: tensor.to(device) for name, tensor in batch.items()}
             outputs = objective.forward(module, feeds)
             places = list(factors)
-            slopes = torch.autograd.grad(objective.sampled_nll(feeds, outputs, generator), [factors[p] for p in places])
-            for (layer_index, part), slope in zip(places, slopes, strict=True):
-                found[layer_index][part][:] += slope.double().square().sum(dim=0).cpu().numpy()
-            done += len(chosen)
+            nll = objective.sampled_nll(feeds, outputs, generator)
+            gradients = torch.autograd.grad(nll, [factors[place] for place in places])
+            for (layer_index, part), gradient in zip(places, gradients, strict=True):
+                totals[layer_index][part][:] += gradient.double().square().sum(dim=0).cpu().numpy()
+            done += len(indices)
             progress("importance of heads and neurons", done, len(rows))
     finally:
         for handle in handles:
             handle.remove()
-        for parameter in frozen:
+        for parameter in trainable:
             parameter.requires_grad_(True)
-    return found
+    return totals

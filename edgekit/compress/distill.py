@@ -1,10 +1,11 @@
-"""Fewer layers: a student made of some of the teacher's layers, or one that is given, learns to answer as the teacher does.
+"""Fewer layers: a student, made of some of the teacher's layers or given by the user, learns the teacher's answers.
 
-Layers of the teacher are the best start a student can have (Sanh et al., "DistilBERT", arXiv 1910.01108, section 3); what is asked
-of it is said in :class:`Loss`, how it is trained in :class:`Training`.
+The teacher's layers are the best initialization of a student (Sanh et al., "DistilBERT", arXiv 1910.01108, section 3).
+:class:`Loss` describes what is learned, :class:`Training` how.
 
-On several GPUs or hosts: ``accelerate launch -m edgekit.compress.distill TEACHER ...``, with the options of ``edgekit distill``. It starts one
-process on a machine without a GPU; there, ``ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 -m edgekit.compress.distill ...`` starts two.
+On several GPUs or hosts: ``accelerate launch -m edgekit.compress.distill TEACHER ...``, with the options of ``edgekit
+distill``. On a machine without a GPU that starts one process; to start two there, run
+``ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 -m edgekit.compress.distill ...``.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from edgekit import samples as samples_module
 from edgekit import source
 from edgekit.compress import _student, _teacher
 from edgekit.compress._examples import Examples
-from edgekit.compress._layers import evenly, shortened
+from edgekit.compress._layers import keep_layers, spread_evenly
+from edgekit.compress._learner import check_choice, make_student
 from edgekit.compress.folders import check_output, place
 from edgekit.compress.objective import Objective
-from edgekit.compress.training import Epoch, Lesson, accelerator, train
+from edgekit.compress.training import Epoch, TrainingData, accelerator, train
 from edgekit.samples import Samples
 from edgekit.source import check_options, heads
 from edgekit.source.batches import stack_outputs, tensors
@@ -41,26 +43,35 @@ from edgekit.spec.sources import FilePath, SampleSource
 from edgekit.spec.training import Loss, Training
 from edgekit.stats.paired import Paired
 
-__all__ = ["ArrayRows", "Distilled", "Loss", "Objective", "Training", "distill", "distill_module", "lesson"]
+__all__ = [
+    "ArrayRows",
+    "Distilled",
+    "Loss",
+    "Objective",
+    "Training",
+    "distill",
+    "distill_module",
+    "read_training_samples",
+]
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Distilled:
-    """A student.
+    """A trained student.
 
     Attributes:
-        path: a Hugging Face folder.
-        epochs: what each epoch came to.
-        score_name: of the scores.
-        teacher_score: on the evaluation set.
-        score: of the student there.
-        compared: the two, row by row.
-        seconds: of training, whether it was now or in an earlier call that this one found in the cache.
-        reused: it was found there.
-        notes: what should be known, a sentence each.
-        higher_is_better: False where a low score is a good one.
+        path: Hugging Face folder of the student.
+        epochs: Epochs of the training, in order.
+        score_name: Name of the score, e.g. ``accuracy``.
+        teacher_score: Score of the teacher on the evaluation set.
+        score: Score of the student on the evaluation set.
+        compared: Paired comparison of student and teacher.
+        seconds: Duration of the training, also if it took place in an earlier call and the student is from the cache.
+        reused: Whether the student is from the cache.
+        notes: Notes on the student, one sentence each.
+        higher_is_better: Whether a higher score is better.
     """
 
     path: Path
@@ -75,43 +86,40 @@ class Distilled:
     higher_is_better: bool = True
 
     @classmethod
-    def of(cls, path: Path, made: _student.Made, took: float) -> Distilled:
-        """What a student in the cache came to.
+    def of(cls, path: Path, student: _student.TrainedStudent, seconds: float) -> Distilled:
+        """Return the result for a student in the cache.
 
         Args:
-            path: where it was written to.
-            made: the student.
-            took: seconds, now.
+            path: Folder that the student was written to.
+            student: Student in the cache.
+            seconds: Duration of this call.
         """
-        trained = sum(e.seconds for e in made.epochs)
-        scored, metric = made.evaluation, made.evaluation.task.metrics[0]
-        score, theirs = scored.score(made.outputs), scored.score(made.reference)
-        compared = scored.compare(made.outputs, made.reference)
+        training_seconds = sum(epoch.seconds for epoch in student.epochs)
+        evaluation = student.evaluation
+        metric = evaluation.task.metrics[0]
         return cls(
-            path,
-            made.epochs,
-            metric.name,
-            theirs,
-            score,
-            compared,
-            max(trained, took),
-            took < trained,
-            made.notes,
-            metric.higher_is_better,
+            path=path,
+            epochs=student.epochs,
+            score_name=metric.name,
+            teacher_score=evaluation.score(student.reference),
+            score=evaluation.score(student.outputs),
+            compared=evaluation.compare(student.outputs, student.reference),
+            seconds=max(training_seconds, seconds),
+            reused=seconds < training_seconds,
+            notes=student.notes,
+            higher_is_better=metric.higher_is_better,
         )
 
     def text(self) -> str:
-        """The epochs as a plain table, then student and teacher."""
+        """Return a table of the epochs, then the scores of student and teacher."""
         sign = 1 if self.higher_is_better else -1
         best = max(range(len(self.epochs)), key=lambda i: sign * self.epochs[i].score, default=0)
         lines = [f"epoch  loss    {self.score_name:<9}  seconds"] if self.epochs else []
-        lines += [
-            f"{i + 1:>5}  {e.loss:<6.3f}  {e.score:<9.4f}  {e.seconds:>7.0f}{'  best' if i == best else ''}"
-            for i, e in enumerate(self.epochs)
-        ]
-        lines.append(
-            f"Student: {self.score_name} {self.score:.4f}, teacher {self.teacher_score:.4f}; {self.compared.text(None)}."
-        )
+        for i, epoch in enumerate(self.epochs):
+            mark = "  best" if i == best else ""
+            lines.append(f"{i + 1:>5}  {epoch.loss:<6.3f}  {epoch.score:<9.4f}  {epoch.seconds:>7.0f}{mark}")
+        scores = f"{self.score_name} {self.score:.4f}, teacher {self.teacher_score:.4f}"
+        lines.append(f"Student: {scores}; {self.compared.text(None)}.")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def record(self) -> dict[str, object]:
@@ -119,35 +127,36 @@ class Distilled:
         return {**plain(self), "path": str(self.path)}
 
 
-def lesson(sources: Sequence[SampleSource], columns: Mapping[str, str] | None, modality: Modality) -> list[Samples]:
-    """Reads rows to train on; a file that has no label column is of rows without a label.
+def read_training_samples(
+    sources: Sequence[SampleSource], columns: Mapping[str, str] | None, modality: Modality
+) -> list[Samples]:
+    """Read samples to train on. The rows of a file without the label column have no labels.
 
     Args:
-        sources: Files, or tables that ``samples.collect`` made: each may be read twice.
-        columns: Role to column name.
+        sources: Files, or tables from ``samples.collect``: each may be read twice.
+        columns: Column names by role.
         modality: Modality of the model.
 
     Raises:
-        SamplesError: when one cannot be read.
+        UsageError: If there are no sources.
+        SamplesError: If a source cannot be read.
     """
     if not sources:
         raise UsageError(
-            "No samples were given, expected at least one file. Labels are not needed: the teacher says what rows mean.",
+            "No samples were given, expected at least one file. Labels are not needed, because the teacher "
+            "supplies the answers.",
             code="samples-missing",
         )
-    found = []
+    files = []
     for one in sources:
         try:
-            found.append(samples_module.read(one, columns, modality=modality))
+            files.append(samples_module.read(one, columns, modality=modality))
         except SamplesError:
-            if "label" not in (columns or {}):
+            if columns is None or "label" not in columns:
                 raise
-            found.append(
-                samples_module.read(
-                    one, {role: name for role, name in (columns or {}).items() if role != "label"}, modality=modality
-                )
-            )
-    return found
+            input_columns = {role: name for role, name in columns.items() if role != "label"}
+            files.append(samples_module.read(one, input_columns, modality=modality))
+    return files
 
 
 @takes_paths("teacher", "out")
@@ -164,33 +173,34 @@ def distill(
 
     Args:
         teacher: Local Hugging Face folder or a hub id.
-        samples: Samples to train on, one source or several: files (JSONL, CSV, TSV, calibration TOML) or rows in memory. Labels are not needed, since the
-            teacher says what a row means.
-        eval: Labelled samples, by which the best epoch is chosen.
-        out: Folder of the student; it appears whole or not at all.
-        options: Options, of which one of ``layers``, ``keep`` and ``student`` is needed.
+        samples: Samples to train on, one source or several: files (JSONL, CSV, TSV, calibration TOML) or rows in
+            memory. Labels are not needed, since the teacher supplies the answers.
+        eval: Labelled samples for the choice of the best epoch.
+        out: Folder of the student; it appears complete or not at all.
+        options: Options, of which exactly one of ``layers``, ``keep`` and ``student`` is required.
         progress: Function that is called after each step.
 
     Raises:
-        EdgekitError: a subclass says which of model, samples, training or disk is at fault; nothing is left at ``out``. Epochs that were
-            done are kept in the cache, and the same call goes on from there.
+        EdgekitError: If model, samples, training or disk are at fault; the subclass says which. Nothing is left at
+            ``out``. Completed epochs stay in the cache, and the same call resumes after them.
     """
     chosen = options or DistillOptions()
     if chosen.student is not None:
         check_path(chosen.student, "student")
     start = time.perf_counter()
-    sources, labelled = samples_module.collect_all(samples), samples_module.collect(eval, "eval")
+    sources = samples_module.collect_all(samples)
+    labelled = samples_module.collect(eval, "eval")
     destination = Path(os.path.abspath(out))
     check_output(destination, chosen.force)
     origin = source.read(os.fspath(teacher), chosen.revision)
-    rows = lesson(sources, chosen.columns, origin.modality)
+    rows = read_training_samples(sources, chosen.columns, origin.modality)
     evaluation = samples_module.read(labelled, chosen.columns, modality=origin.modality)
-    student = None if chosen.student is None else source.read(os.fspath(chosen.student))
-    learner = _student.student(origin, chosen.layers, chosen.keep, student)
-    made = _student.make(origin, learner, rows, evaluation, chosen.training, progress)
-    if made.main:
-        place(made.folder, destination, chosen.force)
-    result = Distilled.of(destination, made, time.perf_counter() - start)
+    user_student = None if chosen.student is None else source.read(os.fspath(chosen.student))
+    learner = make_student(origin, chosen.layers, chosen.keep, user_student)
+    student = _student.train_student(origin, learner, rows, evaluation, chosen.training, progress)
+    if student.main:
+        place(student.folder, destination, chosen.force)
+    result = Distilled.of(destination, student, time.perf_counter() - start)
     reused = ", from the cache" if result.reused else ""
     _LOG.info("student %s: score %.4f, teacher %.4f%s", destination, result.score, result.teacher_score, reused)
     return result
@@ -201,8 +211,9 @@ class ArrayRows:
     """Rows of arrays with their labels.
 
     Attributes:
-        rows: Input name to array without the batch axis, e.g. ``pixel_values: float32 [channels, height, width]``, one entry a row.
-        labels: Label of each row, as the task takes it, e.g. an index; None to learn from the teacher alone.
+        rows: Rows: input name to array without the batch axis, e.g. ``pixel_values: float32 [channels, height,
+            width]``.
+        labels: Label of each row in the form that the task uses, e.g. an index; None to learn only from the teacher.
     """
 
     rows: Sequence[Arrays]
@@ -222,79 +233,111 @@ def distill_module(
     Args:
         teacher: Torch module with a Hugging Face config, called with arrays by keyword.
         samples: Rows to train on.
-        evaluation: Rows by which the best epoch is chosen; their labels are needed.
-        options: Options, of which one of ``layers``, ``keep`` and ``student`` is needed.
+        evaluation: Rows for the choice of the best epoch; labels are required.
+        options: Options, of which exactly one of ``layers``, ``keep`` and ``student`` is required.
         progress: Function that is called after each step.
 
     Returns:
-        The student in evaluation mode, and each epoch.
+        The student in evaluation mode, and the epochs in order.
 
     Raises:
-        UsageError: when the arguments do not fit each other.
-        CompressError: when training fails.
+        UsageError: If arguments do not fit each other.
+        CompressError: If training fails.
     """
-    _student.check_choice(options.layers, options.keep, options.student)
-    rows, labels, labelled = samples.rows, samples.labels, evaluation.labels
-    if (
-        not rows
-        or not evaluation.rows
-        or labelled is None
-        or len(evaluation.rows) != len(labelled)
-        or (labels is not None and len(labels) != len(rows))
-    ):
-        raise UsageError(
-            "There are no rows, or not as many labels as rows. Give at least one row of each set, and a label for each.",
-            code="training-rows",
-        )
-    how, score = options.training, options.score
-    told = {option: value for option, value in options.model_options.items() if value is not None}
-    objective = _objective(teacher, options.task, options.pads, told)
+    check_choice(options.layers, options.keep, options.student)
+    eval_labels = _check_array_rows(samples, evaluation)
+    training = options.training
+    model_options = {option: value for option, value in options.model_options.items() if value is not None}
+    objective = _objective(teacher, options.task, options.pads, model_options)
     learner = options.student
     if learner is None:
-        layers = evenly(options.layers or 0, depth(teacher)) if options.keep is None else tuple(options.keep)
-        learner = shortened(teacher, layers)
-    runner = accelerator(how.precision)
+        layers = options.keep
+        if layers is None:
+            layers = spread_evenly(options.layers or 0, depth(teacher))
+        learner = keep_layers(teacher, tuple(layers))
+    runner = accelerator(training.precision)
     teacher.eval()
 
-    def scored(module: Any) -> float:
+    def score(module: Any) -> float:
         outputs = _student.shared_outputs(module, evaluation.rows, objective, runner)
-        if score is None:
-            return _minus_loss(objective, evaluation.rows, outputs, labelled)
-        return float(score(outputs, labelled))
+        if options.score is None:
+            return _minus_loss(objective, evaluation.rows, outputs, eval_labels)
+        return float(options.score(outputs, eval_labels))
 
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
-        relations = bool(how.loss.relation) and has_stack(teacher) and has_stack(learner)
-        _teacher.answer(teacher, rows, objective, relations, Path(scratch), progress)
-        targets = _teacher.read(Path(scratch))
-        examples = Examples([rows], objective.pads, [None] * len(rows) if labels is None else list(labels))
+        has_relations = bool(training.loss.relation) and has_stack(teacher) and has_stack(learner)
+        _teacher.write_targets(teacher, samples.rows, objective, has_relations, Path(scratch), progress)
+        targets = _teacher.read_targets(Path(scratch))
+        labels = [None] * len(samples.rows) if samples.labels is None else list(samples.labels)
+        data = TrainingData(Examples([samples.rows], objective.pads, labels), targets, objective)
         learner.to(runner.device)
         state = Path(scratch if options.work is None else options.work)
         state.mkdir(parents=True, exist_ok=True)
-        history = train(learner, Lesson(examples, targets, objective), scored, how, runner, state, progress)
+        history = train(learner, data, score, training, runner, state, progress)
     return learner, tuple(history)
 
 
+def _check_array_rows(samples: ArrayRows, evaluation: ArrayRows) -> Sequence[Any]:
+    """Refuse sets without rows, or with other numbers of labels than of rows.
+
+    Returns:
+        The labels of the evaluation set.
+
+    Raises:
+        UsageError: If there are such sets, or the evaluation set has no labels.
+    """
+    labels = evaluation.labels
+    if (
+        not samples.rows
+        or not evaluation.rows
+        or labels is None
+        or len(evaluation.rows) != len(labels)
+        or (samples.labels is not None and len(samples.labels) != len(samples.rows))
+    ):
+        raise UsageError(
+            "There are no rows, or the numbers of rows and labels differ. Give at least one row for training and one "
+            "for evaluation, with one label per row. Only the labels for training may be omitted.",
+            code="training-rows",
+        )
+    return labels
+
+
 def _objective(
-    module: Any, task: str | Objective | None, pads: Mapping[str, float], told: Mapping[str, Any]
+    module: Any, task: str | Objective | None, pads: Mapping[str, float], model_options: Mapping[str, Any]
 ) -> Objective:
-    """The objective of a task for a module whose settings are not known; one of one's own as it is."""
+    """Return the objective for a module without known settings; a custom objective is returned unchanged.
+
+    Args:
+        module: Torch module.
+        task: Name of the task, custom objective, or None for the task that the class of the module is named after.
+        pads: Padding value of short rows, by input.
+        model_options: Options of the task's head.
+
+    Raises:
+        UsageError: If an option is unknown, or is combined with a custom objective.
+    """
     if isinstance(task, Objective):
-        if told:
+        if model_options:
             raise UsageError(
-                f"{' and '.join(told)}: options are of a task's head, and an objective of one's own was given. Leave them out.",
+                f"The options {' and '.join(model_options)} belong to the head of a task, but a custom objective was "
+                "given. Leave them out.",
                 code="training-objective",
             )
         return task
-    name = type(module).__name__
-    task = task or heads.for_architectures([name]) or heads.DEFAULT
+    class_name = type(module).__name__
+    task = task or heads.for_architectures([class_name]) or heads.DEFAULT
     head = heads.get(task)
-    check_options(told, tuple(head.OPTIONS), task)
-    kind, _ = head.survey(name, entries(getattr(module, "config", None)), None, {}, told)
+    check_options(model_options, tuple(head.OPTIONS), task)
+    kind, _ = head.survey(class_name, entries(getattr(module, "config", None)), None, {}, model_options)
     return Objective.of_head(head, kind, pads)
 
 
-def _minus_loss(objective: Objective, rows: Sequence[Arrays], outputs: Sequence[Arrays], truth: Sequence[Any]) -> float:
-    losses = objective.truth_loss(tensors(rows, objective.pads), stack_outputs(outputs), objective.truth_tensor(truth))
+def _minus_loss(
+    objective: Objective, rows: Sequence[Arrays], outputs: Sequence[Arrays], labels: Sequence[Any]
+) -> float:
+    """Return minus the mean loss of the task, as a score where higher is better."""
+    truth = objective.truth_tensor(labels)
+    losses = objective.truth_loss(tensors(rows, objective.pads), stack_outputs(outputs), truth)
     return -float(losses.mean())
 
 

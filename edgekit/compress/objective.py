@@ -1,6 +1,6 @@
-"""What training and pruning must know of a task: how a module is run, what its outputs are worth, and how rows are padded.
+"""Interface between a task and the training and pruning code: how a module is run, its losses, how rows are padded.
 
-And what a student is asked for: the teacher's answers, the labels, and the teacher's relations between tokens.
+Also the loss of a student: the teacher's answers, the labels, and the teacher's relations between tokens.
 """
 
 from __future__ import annotations
@@ -26,17 +26,21 @@ __all__ = ["Loss", "Objective", "gram", "rows_loss"]
 
 @dataclass(frozen=True)
 class Objective:
-    """Functions of a head, bound to the kind of one model; see :class:`edgekit.spec.head.Head`. Or functions of one's own.
+    """Functions of a head, bound to the kind of one model (see :class:`edgekit.spec.head.Head`), or custom functions.
 
     Attributes:
-        forward: module and feeds to outputs, tensors by name.
-        teacher_loss: feeds, the student's and the teacher's outputs, and the temperature, to ``[batch]``.
-        truth_loss: feeds, outputs and the tensor of the truth, to ``[batch]``.
-        truth_tensor: truth of rows to that tensor.
-        sampled_nll: feeds, outputs and a generator to the surprise at answers that are drawn from the outputs.
-        pads: value that pads short rows, by input.
-        signature: names the axes along which outputs vary; None where they do not.
-        reference: module, rows and progress to the outputs of each row through all of the loop; None where that is one forward pass.
+        forward: Function that runs a module on feeds (tensors by name) and returns its outputs, tensors by name.
+        teacher_loss: Function of feeds, student's outputs, teacher's outputs and temperature that returns the
+            divergence of the two outputs: ``[batch]``.
+        truth_loss: Function of feeds, outputs and the tensor from ``truth_tensor`` that returns the task's loss:
+            ``[batch]``.
+        truth_tensor: Function that turns the labels of rows into the tensor that ``truth_loss`` needs.
+        sampled_nll: Function of feeds, outputs and a generator that samples answers from the outputs and returns their
+            negative log-likelihood, summed over the batch.
+        pads: Padding value of short rows, by input.
+        signature: Signature with the variable axes of the outputs; None for outputs of fixed shape.
+        reference: Function of module, rows and progress that returns the outputs of each row in the whole loop of the
+            task; None for a loop of one forward pass.
     """
 
     forward: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]]
@@ -50,7 +54,13 @@ class Objective:
 
     @classmethod
     def of_head(cls, head: Head, kind: Any, pads: Mapping[str, float]) -> Objective:
-        """The objective of a head and a kind of outputs, whose module's settings are not known."""
+        """Return the objective of a module without known settings.
+
+        Args:
+            head: Head of the task.
+            kind: Kind of the module's outputs, from the head's ``survey``.
+            pads: Padding value of short rows, by input.
+        """
         return cls(
             head.forward,
             partial(head.teacher_loss, kind),
@@ -62,8 +72,10 @@ class Objective:
 
     @classmethod
     def of(cls, source: Source) -> Objective:
-        """The objective of a model."""
-        head, settings, name = source.head, source.settings, source.model_id
+        """Return the objective of a model."""
+        head = source.head
+        name = source.model_id
+        settings = source.settings
         signature = head.signature(settings)
 
         def reference(module: Any, rows: Sequence[Arrays], progress: Progress) -> list[Arrays]:
@@ -73,7 +85,14 @@ class Objective:
 
 
 def gram(hidden: Any) -> Any:
-    """Cosines of all pairs of tokens: ``[batch, sequence, hidden]`` to ``[batch, sequence, sequence]``."""
+    """Return the cosine similarities of all pairs of tokens.
+
+    Args:
+        hidden: Hidden states: ``[batch, sequence, hidden]``.
+
+    Returns:
+        Cosine similarities: float32 ``[batch, sequence, sequence]``.
+    """
     import torch
 
     unit = torch.nn.functional.normalize(hidden.float(), dim=-1)
@@ -89,19 +108,20 @@ def rows_loss(
     truth: Sequence[Any],
     relation: tuple[Any, Any, Any] | None,
 ) -> Any:
-    """The loss of each row: ``[batch]``.
+    """Return the loss of each row: ``[batch]``.
 
     Args:
-        loss: weights.
-        objective: losses of the task.
-        feeds: tensors of the batch.
-        student: outputs of the student, by name.
-        teacher: outputs of the teacher to the same rows.
-        truth: one a row; None for a row without one.
-        relation: the student's and the teacher's cosines ``[batch, sequence, sequence]`` and which tokens are real, bool ``[batch, sequence]``; or None.
+        loss: Weights of the parts of the loss.
+        objective: Losses of the task.
+        feeds: Tensors of the batch.
+        student: Outputs of the student, by name.
+        teacher: Outputs of the teacher for the same rows, by name.
+        truth: Labels, one per row; None for a row without a label.
+        relation: Cosine similarities of the student and of the teacher, each ``[batch, sequence, sequence]``, and the
+            mask of real tokens, bool ``[batch, sequence]``; None without relations.
 
     Raises:
-        UsageError: when the two have other positions, e.g. after a stage that merges them was left out.
+        UsageError: If the numbers of positions differ, e.g. because a stage that merges positions was left out.
     """
     import torch
 
@@ -109,19 +129,20 @@ def rows_loss(
     total = torch.zeros(len(truth), device=device)
     if loss.teacher:
         total = total + loss.teacher * objective.teacher_loss(feeds, student, teacher, loss.temperature)
-    known = torch.tensor([value is not None for value in truth], device=device)
-    if loss.labels and bool(known.any()):
-        own = objective.truth_loss(feeds, student, objective.truth_tensor(truth).to(device))
-        total = total + loss.labels * torch.where(known, own, torch.zeros_like(own))
+    has_label = torch.tensor([value is not None for value in truth], device=device)
+    if loss.labels and bool(has_label.any()):
+        label_loss = objective.truth_loss(feeds, student, objective.truth_tensor(truth).to(device))
+        total = total + loss.labels * torch.where(has_label, label_loss, torch.zeros_like(label_loss))
     if loss.relation and relation is not None:
-        ours, theirs, real = relation
-        if ours.shape != theirs.shape:
+        student_cosines, teacher_cosines, mask = relation
+        if student_cosines.shape != teacher_cosines.shape:
             raise UsageError(
-                f"The last layer of the student has {ours.shape[1]} positions, the teacher's {theirs.shape[1]}, so the relations between them cannot be "
-                "compared. Set the weight of relations to 0 (Loss(relation=0)), or give another student.",
+                f"The last layer of the student has {student_cosines.shape[1]} positions, that of the teacher "
+                f"{teacher_cosines.shape[1]}, so their relations between tokens cannot be compared. Set the weight of "
+                "the relations to 0 (Loss(relation=0)), or give another student.",
                 code="student-positions",
             )
-        pairs = real.unsqueeze(1) & real.unsqueeze(2)
-        apart = ((ours - theirs) ** 2).masked_fill(~pairs, 0.0).sum(dim=(1, 2))
-        total = total + loss.relation * apart / pairs.sum(dim=(1, 2))
+        pairs = mask.unsqueeze(1) & mask.unsqueeze(2)
+        squares = ((student_cosines - teacher_cosines) ** 2).masked_fill(~pairs, 0.0).sum(dim=(1, 2))
+        total = total + loss.relation * squares / pairs.sum(dim=(1, 2))
     return total

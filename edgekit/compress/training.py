@@ -1,15 +1,21 @@
-"""The training loop, on Hugging Face accelerate: one process or many, resumable after each epoch.
+"""The training loop, on Hugging Face accelerate: one or several processes, resumable after each epoch.
 
-Each process takes its share of every batch and weighs it by its number of rows, so that two processes take the very step
-that one would: the batch is what the settings say, however many there are.
+Each process computes its share of every batch, weighted by its number of rows. So the batch is always that of the
+settings, and two processes take the same steps as one.
 
-Why this is not ``transformers.Trainer``, as tried with transformers 5.23.0 and accelerate 1.15.0: with our batches (``get_train_dataloader``) and loss
-(``compute_loss``) it trains two processes to the weights of one, and goes on from a whole checkpoint bit by bit. But a checkpoint is written file by file
-in its final place: of a run that was killed within a save the next start takes the half one ("Can't find a valid checkpoint", or no
-``trainer_state.json``), though a whole one is beside it. And it saves weights under the names of the hub and loads them with
-``load_state_dict(strict=False)``: where these are other names than a module's, of ViT, DeiT, BEiT and Swin, no layer is loaded when a run goes on (all 40
-tensors of a small ViT differed at its end), nor of the best epoch (32 of 40 were the last one's), and nothing but a warning says so
-(huggingface/transformers issues 43701 and 48805). What would be left of it is a loop whose loader, loss, saving and loading are overridden.
+Why not ``transformers.Trainer`` (tested: transformers 5.23.0, accelerate 1.15.0)? With our batches
+(``get_train_dataloader``) and loss (``compute_loss``), it trains two processes to the same weights as one, and it
+resumes exactly from a complete checkpoint. It has two defects:
+
+- It writes a checkpoint file by file in its final place. If a run is killed during a save, the next run picks the
+  incomplete checkpoint and fails ("Can't find a valid checkpoint", or no ``trainer_state.json``), although a complete
+  one is beside it.
+- It saves weights under the names of the hub and loads them with ``load_state_dict(strict=False)``. For ViT, DeiT, BEiT
+  and Swin these names differ from the module's, so no layer is restored, and only a warning is printed
+  (huggingface/transformers issues 43701 and 48805). For a small ViT all 40 tensors differed after a resumed run, and
+  32 of 40 tensors of the best epoch were those of the last one.
+
+After overriding loader, loss, saving and loading, only the loop itself would remain.
 """
 
 from __future__ import annotations
@@ -28,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.compress._examples import Examples, batches
-from edgekit.compress._layers import tapped
+from edgekit.compress._layers import capture_last_layer
 from edgekit.compress._teacher import Targets
 from edgekit.compress.objective import Objective, gram, rows_loss
 from edgekit.machine.cpu import cpu_instructions
@@ -38,22 +44,22 @@ from edgekit.spec.parsing import plain, to_json
 from edgekit.spec.progress import Progress
 from edgekit.spec.training import PRECISIONS, Training
 
-__all__ = ["PRECISIONS", "Epoch", "Lesson", "Training", "accelerator", "train"]
+__all__ = ["PRECISIONS", "Epoch", "Training", "TrainingData", "accelerator", "train"]
 
 _LOG = logging.getLogger(__name__)
-_TIMEOUT = timedelta(hours=4)  # other processes wait while the first one asks the teacher
+_TIMEOUT = timedelta(hours=4)  # The other processes wait while the main process runs the teacher.
 _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What is learnt.
+class TrainingData:
+    """Examples, targets and losses of a training run.
 
     Attributes:
-        examples: rows of an epoch.
-        targets: the teacher's answers to all versions of them.
-        objective: losses of the task.
-        higher_is_better: False where a low score on the evaluation set is a good one.
+        examples: Rows of an epoch.
+        targets: Teacher's answers to all versions of the rows.
+        objective: Losses of the task.
+        higher_is_better: Whether a higher score on the evaluation set is better.
     """
 
     examples: Examples
@@ -64,12 +70,12 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch came to.
+    """Result of an epoch.
 
     Attributes:
-        loss: mean over its rows.
-        score: on the evaluation set, after it.
-        seconds: that it took, evaluation included.
+        loss: Mean loss over the rows.
+        score: Score on the evaluation set after the epoch.
+        seconds: Duration, evaluation included.
     """
 
     loss: float
@@ -78,95 +84,101 @@ class Epoch:
 
 
 def accelerator(precision: str) -> Any:
-    """An accelerator of the processes that were launched, or of this one alone."""
-    import torch
+    """Return an accelerator for the launched processes, or for this process alone.
+
+    Args:
+        precision: One of :data:`PRECISIONS`.
+    """
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
 
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # poolers and masks that this head does not use
-    AcceleratorState._reset_state()  # it is one for the whole process, and an earlier run may have had another precision
+    # Some weights, e.g. a pooler, are not used by every head.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    # The state is global in the process, and an earlier run may have set another precision.
+    AcceleratorState._reset_state()
     if precision == "auto" and "ACCELERATE_MIXED_PRECISION" in os.environ:
-        mixed = None  # as the launcher was told
+        mixed = None  # The launcher's setting applies.
     elif precision == "auto":
-        has = (
-            torch.cuda.is_bf16_supported()
-            if torch.cuda.is_available()
-            else bool({"avx512_bf16", "amx_bf16"} & set(cpu_instructions()))
-        )
-        mixed = "bf16" if has else "no"
+        mixed = "bf16" if _has_bfloat16() else "no"
     else:
         mixed = "bf16" if precision == "bfloat16" else "no"
     return Accelerator(mixed_precision=mixed, kwargs_handlers=[InitProcessGroupKwargs(timeout=_TIMEOUT), unused])
 
 
+def _has_bfloat16() -> bool:
+    """Return whether the GPU, or without one the CPU, has bfloat16 instructions."""
+    import torch
+
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    return bool({"avx512_bf16", "amx_bf16"} & set(cpu_instructions()))
+
+
 def train(
     student: Any,
-    lesson: Lesson,
+    data: TrainingData,
     score: Callable[[Any], float],
     training: Training,
     runner: Any,
     work: Path,
     progress: Progress,
 ) -> list[Epoch]:
-    """Trains a student and leaves in it the weights of the epoch with the best score.
+    """Train a student in place; it ends with the weights of the epoch with the best score.
 
     Args:
-        student: trained in place.
-        lesson: what is learnt.
-        score: of a module on the evaluation set.
-        training: how.
-        runner: of :func:`accelerator`.
-        work: folder for what lets a killed run go on; the caller removes it when the student is safe.
-        progress: told after each step.
+        student: Torch module to train.
+        data: Examples, targets and losses.
+        score: Function that returns the score of a module on the evaluation set.
+        training: Settings.
+        runner: Accelerator from :func:`accelerator`.
+        work: Folder for the state after each epoch, from which a killed run is resumed. The caller removes it once the
+            student is saved.
+        progress: Function that is called after each step.
+
+    Returns:
+        The epochs in order, those of an interrupted run included.
 
     Raises:
-        CompressError: when the loss is not a number any more, or memory does not suffice.
+        CompressError: If the loss is no longer finite, or memory is insufficient.
     """
     import torch
     from safetensors.torch import load_model, save_model
     from transformers import get_linear_schedule_with_warmup
 
-    examples, targets = lesson.examples, lesson.targets
-    rows = lengths(examples.flat())
+    examples = data.examples
+    row_lengths = lengths(examples.flat())
     steps = math.ceil(len(examples) / training.batch)
-    groups = [
-        [p for p in student.parameters() if p.requires_grad and (p.ndim > 1) is decays] for decays in (True, False)
-    ]
-    optimizer = torch.optim.AdamW(
-        [{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}],
-        training.learning_rate,
-        weight_decay=training.weight_decay,
-    )
+    optimizer = _make_optimizer(student, training)
     schedule = get_linear_schedule_with_warmup(
         optimizer, int(training.warmup * steps * training.epochs), steps * training.epochs
     )
     model, optimizer = runner.prepare(student, optimizer)
     runner.register_for_checkpointing(schedule)
-    history, best = _resumed(runner, work)
-    relation = bool(training.loss.relation) and targets.sizes is not None
-    with tapped(student) if relation else contextlib.nullcontext() as seen, _without_layer_drop(student):
-        stepper = _Stepper(runner, model, optimizer, lesson, training, seen)
+    history, best = _load_state(runner, work)
+    has_relations = bool(training.loss.relation) and data.targets.sizes is not None
+    capture = capture_last_layer(student) if has_relations else contextlib.nullcontext()
+    with capture as captured, _disable_layer_drop(student):
+        stepper = _Stepper(runner, model, optimizer, data, training, captured)
         for number in range(len(history), training.epochs):
             if len(history) - best >= training.patience:
                 break
-            began, total = time.perf_counter(), 0.0
-            torch.manual_seed(
-                training.seed * 100_003 + number * 1009 + runner.process_index
-            )  # so that a run that was resumed is the same run
-            name = _said(number, training.epochs, history)
+            start = time.perf_counter()
+            total = 0.0
+            epoch_seed = training.seed * 100_003 + number
+            # A seed per epoch and process makes a resumed run equal to an uninterrupted one.
+            torch.manual_seed(training.seed * 100_003 + number * 1009 + runner.process_index)
+            label = _progress_label(number, training.epochs, history)
             student.train()
-            for step, batch in enumerate(
-                batches(examples.epoch(number), rows, training.batch, training.seed * 100_003 + number)
-            ):
-                own = batch[runner.process_index :: runner.num_processes]
-                loss = stepper.step(own, len(batch), (number, step))
+            for step, batch in enumerate(batches(examples.epoch(number), row_lengths, training.batch, epoch_seed)):
+                share = batch[runner.process_index :: runner.num_processes]
+                loss = stepper.step(share, len(batch), (number, step))
                 schedule.step()
                 total += loss
-                progress(name, step + 1, steps)
+                progress(label, step + 1, steps)
             total = float(runner.reduce(torch.tensor(total, device=runner.device), reduction="sum")) / len(examples)
             student.eval()
-            history.append(Epoch(total, score(student), time.perf_counter() - began))
-            sign = 1 if lesson.higher_is_better else -1
+            history.append(Epoch(total, score(student), time.perf_counter() - start))
+            sign = 1 if data.higher_is_better else -1
             if sign * history[-1].score > max((sign * e.score for e in history[:-1]), default=-math.inf):
                 best = len(history)
                 if runner.is_main_process:
@@ -174,85 +186,110 @@ def train(
                     (work / "best.new").replace(work / f"best-{best}.safetensors")
             last = history[-1]
             _LOG.info("epoch %d: loss %.4f, score %.4f, %.1f s", number + 1, last.loss, last.score, last.seconds)
-            _keep(runner, work, history, best)
+            _save_state(runner, work, history, best)
     if runner.is_main_process or (work / f"best-{best}.safetensors").is_file():
         load_model(student, str(work / f"best-{best}.safetensors"))
     student.eval()
     return history
 
 
+def _make_optimizer(student: Any, training: Training) -> Any:
+    """Return an AdamW optimizer; biases and norms have no weight decay."""
+    import torch
+
+    trainable = [p for p in student.parameters() if p.requires_grad]
+    matrices = [p for p in trainable if p.ndim > 1]
+    vectors = [p for p in trainable if p.ndim <= 1]
+    return torch.optim.AdamW(
+        [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
+        training.learning_rate,
+        weight_decay=training.weight_decay,
+    )
+
+
 @dataclass(frozen=True)
 class _Stepper:
-    """Takes the steps of this process.
+    """The training steps of this process.
 
     Attributes:
-        runner: of :func:`accelerator`.
-        model: the student as the runner wrapped it.
-        optimizer: of its parameters.
-        lesson: what is learnt.
-        training: how.
-        seen: what the student's last layer gave, see :func:`edgekit.compress._layers.tapped`; None where relations are not learnt.
+        runner: Accelerator from :func:`accelerator`.
+        model: Student as wrapped by the accelerator.
+        optimizer: Optimizer of its parameters.
+        data: Examples, targets and losses.
+        training: Settings.
+        captured: Output of the student's last layer, from :func:`edgekit.compress._layers.capture_last_layer`; None
+            without relations.
     """
 
     runner: Any
     model: Any
     optimizer: Any
-    lesson: Lesson
+    data: TrainingData
     training: Training
-    seen: list[Any] | None
+    captured: list[Any] | None
 
-    def step(self, own: Sequence[int], of: int, place: tuple[int, int]) -> float:
-        """One step on this process's share of a batch.
+    def step(self, share: Sequence[int], batch_rows: int, place: tuple[int, int]) -> float:
+        """Take one step on this process's share of a batch.
 
         Args:
-            own: the share.
-            of: rows of the whole batch.
-            place: number of the epoch and of the step in it, for messages.
+            share: Flat indices of the rows of the share.
+            batch_rows: Rows of the whole batch.
+            place: Index of the epoch and of the step in it, for messages.
 
         Returns:
-            The sum of the loss over the share.
+            Sum of the loss over the share.
         """
         import torch
 
-        # A batch of fewer rows than there are processes: one without a row of its own takes part with nothing, so that none waits for it.
-        indices = own or [0]
-        with _enough_memory(
-            lambda count: self._loss(indices[:count]).backward(), len(indices), self.runner.num_processes
-        ):
-            loss = self._loss(indices) * (1.0 if own else 0.0)
+        # A batch may have fewer rows than there are processes. A process without a row computes any row with weight 0,
+        # because the others wait for it when gradients are averaged.
+        indices = share or [0]
+        weight = 1.0 if share else 0.0
+        processes = self.runner.num_processes
+        with _explain_no_memory(lambda count: self._loss(indices[:count]).backward(), len(indices), processes):
+            loss = self._loss(indices) * weight
             if not torch.isfinite(loss):
                 raise CompressError(
-                    f"The loss became {loss.item()} at step {place[1] + 1} of epoch {place[0] + 1}: training diverged. "
-                    f"Try a lower learning rate than {self.training.learning_rate:g} (a third of it), a longer warm-up, or float32 precision.",
+                    f"Training diverged: the loss became {loss.item()} at step {place[1] + 1} of epoch {place[0] + 1}. "
+                    f"Try a learning rate of a third of {self.training.learning_rate:g}, a longer warm-up, or float32 "
+                    "precision.",
                     code="training-diverged",
                 )
-            # Gradients are averaged over processes: this makes it the mean over the batch.
-            self.runner.backward(loss * self.runner.num_processes / of)
+            # Gradients are averaged over the processes; this factor makes them the mean over the batch.
+            self.runner.backward(loss * processes / batch_rows)
             self.runner.clip_grad_norm_(self.model.parameters(), self.training.clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
         return float(loss.detach())
 
     def _loss(self, indices: Sequence[int]) -> Any:
-        """The sum of the loss over some rows."""
-        examples, targets, device = self.lesson.examples, self.lesson.targets, self.runner.device
-        feeds = {n: t.to(device) for n, t in examples.feeds(indices).items()}
-        student = self.lesson.objective.forward(self.model, feeds)
+        """Return the sum of the loss over some rows."""
+        examples = self.data.examples
+        targets = self.data.targets
+        device = self.runner.device
+        feeds = {name: tensor.to(device) for name, tensor in examples.feeds(indices).items()}
+        student = self.data.objective.forward(self.model, feeds)
         relation = None
-        if self.seen is not None:
-            theirs, real = targets.relation(indices)
-            relation = gram(self.seen[0]), theirs.to(device), real.to(device)
-        teacher = {n: t.to(device) for n, t in stack_outputs([targets.outputs[i] for i in indices]).items()}
-        # A label is of the row as it is: what an altered one means is for the teacher to say.
-        truth = [examples.truth[i] if i < len(examples) else None for i in indices]
-        return rows_loss(self.training.loss, self.lesson.objective, feeds, student, teacher, truth, relation).sum()
+        if self.captured is not None:
+            teacher_cosines, mask = targets.relation(indices)
+            relation = gram(self.captured[0]), teacher_cosines.to(device), mask.to(device)
+        stacked = stack_outputs([targets.outputs[i] for i in indices])
+        teacher = {name: tensor.to(device) for name, tensor in stacked.items()}
+        # A label belongs to the original row only; the target of an altered version is the teacher's answer.
+        truth: list[Any] = []
+        for index in indices:
+            truth.append(examples.truth[index] if index < len(examples) else None)
+        return rows_loss(self.training.loss, self.data.objective, feeds, student, teacher, truth, relation).sum()
 
 
 @contextlib.contextmanager
-def _without_layer_drop(student: Any) -> Iterator[None]:
-    """wav2vec 2.0 and its kin leave layers out at random in training; a student has few, and each is needed for what is asked of it."""
-    owners = [o for o in (student.config, *student.modules()) if getattr(o, "layerdrop", 0)]
-    before = [o.layerdrop for o in owners]
+def _disable_layer_drop(student: Any) -> Iterator[None]:
+    """Disable LayerDrop, by which wav2vec 2.0 and similar models skip random layers in training.
+
+    A student has few layers and needs all of them.
+    """
+    owners = [owner for owner in (student.config, *student.modules()) if getattr(owner, "layerdrop", 0)]
+    before = [owner.layerdrop for owner in owners]
     for owner in owners:
         owner.layerdrop = 0.0
     try:
@@ -263,59 +300,75 @@ def _without_layer_drop(student: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _enough_memory(attempt: Callable[[int], None], rows: int, processes: int) -> Iterator[None]:
-    """Turns an allocation that failed into an error that says which batch would fit, which is tried out."""
+def _explain_no_memory(attempt: Callable[[int], None], rows: int, processes: int) -> Iterator[None]:
+    """Turn a failed allocation into an error with the batch size that fits, determined by trial.
+
+    Args:
+        attempt: Function that runs a step on some of the rows.
+        rows: Rows of this process.
+        processes: Number of processes.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as problem:
-        if not isinstance(problem, MemoryError) and not any(said in str(problem).lower() for said in _NO_MEMORY):
+        message = str(problem).lower()
+        if not isinstance(problem, MemoryError) and not any(text in message for text in _NO_MEMORY):
             raise
-        fits = rows // 2
-        while fits:
+        fitting_rows = rows // 2
+        while fitting_rows:
             try:
-                attempt(fits)
+                attempt(fitting_rows)
                 break
             except (RuntimeError, MemoryError):
-                fits //= 2
-        advice = (
-            f"A batch of {fits * processes} would fit: --batch {fits * processes}."
-            if fits
-            else "Not even a batch of 1 fits: use a machine with more."
-        )
+                fitting_rows //= 2
+        if fitting_rows:
+            advice = f"A batch of {fitting_rows * processes} fits: --batch {fitting_rows * processes}."
+        else:
+            advice = "Not even one row fits: use a machine with more memory."
         raise CompressError(
-            f"Memory does not suffice for a training step of {rows * processes} rows. {advice}", code="training-memory"
+            f"Memory is insufficient for a training step of {rows * processes} rows. {advice}", code="training-memory"
         ) from problem
 
 
-def _said(number: int, epochs: int, history: Sequence[Epoch]) -> str:
-    """What a bar says of an epoch: where training is, what the last one came to, and how long the rest takes."""
+def _progress_label(number: int, epochs: int, history: Sequence[Epoch]) -> str:
+    """Return the label of the progress bar in an epoch: its number, the last result, and the time left at most."""
     if not history:
         return f"epoch 1/{epochs}"
-    left = (epochs - number) * sum(e.seconds for e in history) / len(history)
-    return f"epoch {number + 1}/{epochs} (loss {history[-1].loss:.3f}, score {history[-1].score:.4f}, at most {left / 60:.0f} min left)"
+    seconds_left = (epochs - number) * sum(e.seconds for e in history) / len(history)
+    last = f"loss {history[-1].loss:.3f}, score {history[-1].score:.4f}"
+    return f"epoch {number + 1}/{epochs} ({last}, at most {seconds_left / 60:.0f} min left)"
 
 
-def _keep(runner: Any, work: Path, history: Sequence[Epoch], best: int) -> None:
-    """Puts the state after an epoch in place of the one before; a run that is killed in between finds one of the two whole."""
-    new, final = work / "state.new", work / f"state-{len(history)}"
+def _save_state(runner: Any, work: Path, history: Sequence[Epoch], best: int) -> None:
+    """Save the state after an epoch, then remove the state before it; a killed run leaves at least one complete."""
+    unfinished = work / "state.new"
+    state = work / f"state-{len(history)}"
     if runner.is_main_process:
-        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     runner.wait_for_everyone()
-    runner.save_state(str(new))
+    runner.save_state(str(unfinished))
     if runner.is_main_process:
-        (new / "history.json").write_text(to_json({"epochs": plain(tuple(history)), "best": best}), "utf-8")
-        new.rename(final)
-        for old in (*work.glob("state-*"), *work.glob("best-*")):
-            if old not in (final, work / f"best-{best}.safetensors"):
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
+        (unfinished / "history.json").write_text(to_json({"epochs": plain(tuple(history)), "best": best}), "utf-8")
+        unfinished.rename(state)
+        for path in (*work.glob("state-*"), *work.glob("best-*")):
+            if path in (state, work / f"best-{best}.safetensors"):
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
     runner.wait_for_everyone()
 
 
-def _resumed(runner: Any, work: Path) -> tuple[list[Epoch], int]:
-    """The epochs that were done before, and which was the best; the state after them is loaded."""
-    states = sorted(work.glob("state-*"), key=lambda p: int(p.name.partition("-")[2]))
+def _load_state(runner: Any, work: Path) -> tuple[list[Epoch], int]:
+    """Load the last saved state, if there is one.
+
+    Returns:
+        The completed epochs, and the number of the best one, from 1; 0 if there is none.
+    """
+    states = sorted(work.glob("state-*"), key=lambda path: int(path.name.partition("-")[2]))
     if not states:
         return [], 0
     runner.load_state(str(states[-1]))
-    found = json.loads((states[-1] / "history.json").read_text("utf-8"))
-    return [Epoch(**e) for e in found["epochs"]], int(found["best"])
+    record = json.loads((states[-1] / "history.json").read_text("utf-8"))
+    return [Epoch(**epoch) for epoch in record["epochs"]], int(record["best"])

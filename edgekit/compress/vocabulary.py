@@ -1,9 +1,10 @@
-"""A smaller vocabulary: tokens that the samples do not use go, from the tokenizer and from the embedding table together.
+"""A smaller vocabulary: tokens that the samples do not use are removed from the tokenizer and the embedding table.
 
-What is kept is what encoding the samples gives, all special and added tokens, and whatever is needed so that any text that could
-be encoded before still can be: unseen words are split finer and never become unknown. Texts of the samples encode exactly as before,
-because what the tokenizer did to them is still there: the longest matches of WordPiece, all merges on the way to a token of BPE, the
-most probable pieces of Unigram.
+The kept tokens are those of the encoded samples, all special and added tokens, and those without which some text could
+no longer be encoded. Words that the samples do not contain are split into smaller tokens and never become unknown.
+
+Texts of the samples encode exactly as before, because everything that the tokenizer needs for them is kept: the longest
+matches of WordPiece, all merges that lead to a token of BPE, the most probable pieces of Unigram.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import copy
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 
 from edgekit import samples as samples_module
 from edgekit import source
+from edgekit.compress._tokenizer_json import kept_ids, token_names, tokenizer_with
 from edgekit.compress.folders import check_output, place, save
 from edgekit.modalities.text import Text
 from edgekit.source import Source, processors_of
@@ -33,12 +35,24 @@ from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.sources import FilePath, SampleSource
 
-__all__ = ["DISCLOSES", "Trimmed", "read_tokens", "trim_vocab", "trimmed"]
+__all__ = ["DISCLOSES", "Trimmed", "read_tokens", "trim_source", "trim_vocab"]
 
-_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id", "unk_token_id")
 DISCLOSES = (
-    "A vocabulary made from samples discloses which words they contain to whoever has the bundle or the build cache."
+    "A vocabulary made from samples discloses which words they contain to everyone with access to the bundle or the "
+    "build cache."
 )
+"""Note on a vocabulary that was made from samples."""
+
+_TOKEN_IDS = (
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "cls_token_id",
+    "sep_token_id",
+    "mask_token_id",
+    "unk_token_id",
+)
+"""Names of the token ids in a model's config."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +60,14 @@ class Trimmed:
     """A model with a smaller vocabulary.
 
     Attributes:
-        path: an ordinary Hugging Face folder.
-        before: tokens of the vocabulary.
-        after: tokens that are left.
-        tokens_before: of a text, on average over ``measured`` texts.
-        tokens_after: the same with the smaller vocabulary.
-        measured: texts that were counted: those of the evaluation file where there is one, else the samples; 0 where only tokens were given.
-        discloses: samples decided what stays.
+        path: Hugging Face folder.
+        before: Size of the vocabulary before, in tokens.
+        after: Size of the vocabulary after, in tokens.
+        tokens_before: Mean number of tokens per text over the ``measured`` texts, with the original vocabulary.
+        tokens_after: Mean number of tokens per text with the smaller vocabulary.
+        measured: Number of these texts: those of ``eval`` if it was passed, else the samples; 0 for a list of tokens
+            only.
+        discloses: Whether samples decided which tokens are kept.
     """
 
     path: Path
@@ -64,12 +79,15 @@ class Trimmed:
     discloses: bool
 
     def text(self) -> str:
-        """In two sentences."""
-        said = f"Vocabulary {self.before:,} -> {self.after:,} tokens"
+        """Return the result as one or two sentences."""
+        summary = f"Vocabulary {self.before:,} -> {self.after:,} tokens"
         if self.measured:
-            more = self.tokens_after / self.tokens_before - 1
-            said += f"; {self.tokens_before:.2f} -> {self.tokens_after:.2f} tokens a text ({more:+.1%} over {self.measured:,} texts)"
-        return f"{said}. {DISCLOSES}" if self.discloses else f"{said}."
+            increase = self.tokens_after / self.tokens_before - 1
+            summary += (
+                f"; {self.tokens_before:.2f} -> {self.tokens_after:.2f} tokens per text ({increase:+.1%} over "
+                f"{self.measured:,} texts)"
+            )
+        return f"{summary}. {DISCLOSES}" if self.discloses else f"{summary}."
 
     def record(self) -> dict[str, object]:
         """Return plain data for JSON."""
@@ -87,19 +105,19 @@ def trim_vocab(
     options: TrimVocabOptions | None = None,
     progress: Progress = silent,
 ) -> Trimmed:
-    """Write the model with only the tokens of the samples, or of a list, as an ordinary Hugging Face folder.
+    """Write a copy of a model that has only the tokens of samples or of a list, as an ordinary Hugging Face folder.
 
     Args:
         model: Local Hugging Face folder or a hub id.
-        samples: Samples like all that the model will see, one source or several; labels are not needed.
-        tokens: File with a token on each line, as in the tokenizer's vocabulary, beside the tokens of the samples or in their place.
-        out: Folder of the smaller model; it appears whole or not at all.
-        eval: Other samples, on which the number of tokens a text is counted before and after.
+        samples: Samples like those that the model will be used on, one source or several; labels are not needed.
+        tokens: File with tokens to keep, one per line, as in the tokenizer's vocabulary; with or without ``samples``.
+        out: Folder of the smaller model; it appears complete or not at all.
+        eval: Other samples on which the tokens per text are counted before and after.
         options: Options; None for the defaults.
-        progress: Function that is called with the progress.
+        progress: Function that is called after each step.
 
     Raises:
-        EdgekitError: a subclass says which of model, samples or disk is at fault; nothing is left at ``out``.
+        EdgekitError: If model, samples, list or disk are at fault; the subclass says which. Nothing is left at ``out``.
     """
     chosen = options or TrimVocabOptions()
     sources = samples_module.collect_all(samples)
@@ -107,287 +125,203 @@ def trim_vocab(
     destination = Path(os.path.abspath(out))
     check_output(destination, chosen.force)
     origin = source.read(os.fspath(model), chosen.revision)
-    _check_tokenizer(origin)
+    _check_has_tokenizer(origin)
     roles = {role: name for role, name in chosen.columns.items() if role != "label"}
     texts = [text for one in sources for text in samples_module.read(one, roles, modality=origin.modality).inputs]
-    others = None if measured is None else samples_module.read(measured, roles, modality=origin.modality).inputs
-    listed = None if tokens is None else read_tokens(Path(tokens))
+    other_texts = None if measured is None else samples_module.read(measured, roles, modality=origin.modality).inputs
+    listed_tokens = None if tokens is None else read_tokens(Path(tokens))
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
-        made = trimmed(origin, texts, listed, others, Path(scratch) / "model", progress)
-        return Trimmed(place(made.path, destination, chosen.force), *list(vars(made).values())[1:])
+        result = trim_source(origin, texts, listed_tokens, other_texts, Path(scratch) / "model", progress)
+        return replace(result, path=place(result.path, destination, chosen.force))
 
 
 def read_tokens(path: Path) -> list[str]:
-    """The tokens of a file, one on each line.
+    """Read the tokens of a file, one per line.
 
     Raises:
-        UsageError: when it cannot be read.
+        UsageError: If the file cannot be read.
     """
     try:
         return [line for line in path.read_text("utf-8").split("\n") if line]
     except (OSError, UnicodeDecodeError) as problem:
         raise UsageError(
-            f"The list of tokens {path} cannot be read ({problem}). Give a text file in UTF-8 with a token on each line.",
+            f"The list of tokens {path} cannot be read ({problem}). Give a UTF-8 text file with one token per line.",
             code="tokens-unreadable",
         ) from problem
 
 
-def trimmed(
+def trim_source(
     origin: Source,
     texts: Sequence[Text],
     tokens: Sequence[str] | None,
-    others: Sequence[Text] | None,
+    other_texts: Sequence[Text] | None,
     folder: Path,
     progress: Progress,
 ) -> Trimmed:
-    """The same from a source and texts into a new folder; nothing else is there yet.
+    """Write a copy of a loaded model that has only the tokens of texts or of a list.
 
     Args:
-        origin: the model.
-        texts: whose tokens stay.
-        tokens: that stay too; None where no list was given.
-        others: texts that are counted, in place of ``texts``.
-        folder: the new one.
-        progress: told how far it is.
+        origin: Model to trim.
+        texts: Texts whose tokens are kept.
+        tokens: Tokens to keep too; None without a list.
+        other_texts: Texts on which the tokens per text are counted; None for ``texts``.
+        folder: Folder to write; it must not exist.
+        progress: Function that is called after each step.
 
     Raises:
-        UsageError: when there are neither texts nor tokens, or the list lacks special tokens or has some that the model does not.
-        ModelError: when the model has no tokenizer, when it is of a kind that cannot be trimmed, or the smaller one does not encode as it must.
+        UsageError: If there are neither texts nor a list, or the list lacks special tokens or has unknown ones.
+        ModelError: If the model has no tokenizer or one that cannot be trimmed, or the result does not encode as
+            promised.
     """
-    measured = texts if others is None else others
+    measured = texts if other_texts is None else other_texts
     if not texts and tokens is None:
         raise UsageError(
-            "Neither texts nor a list of tokens was given: the vocabulary is made of the tokens in them. Give samples, or tokens.",
+            "There are neither samples nor a list of tokens, so there is nothing to make a vocabulary from. Give "
+            "samples, or tokens.",
             code="samples-missing",
         )
-    _check_tokenizer(origin)
+    _check_has_tokenizer(origin)
     data = json.loads(tokenizer_json(origin.processor))
     progress("vocabulary", 0, 3)
-    before = _count(origin, measured)
+    tokens_before = _mean_tokens(origin, measured)
     special = {int(i) for i in origin.processor.all_special_ids}
-    used = {int(i) for row in origin.encode(texts) for i in row["input_ids"]} | _listed(
-        data, tokens, special, origin.model_id
-    )
-    kept = _closed(data, used, special)
-    smaller = _tokenizer(data, kept)
+    used = {int(i) for row in origin.encode(texts) for i in row["input_ids"]}
+    if tokens is not None:
+        used |= _listed_ids(data, tokens, special, origin.model_id)
+    ids = kept_ids(data, used, special)
+    smaller_data = tokenizer_with(data, ids)
     progress("vocabulary", 1, 3)
-    _save(origin, smaller, kept, folder)
+    _save(origin, smaller_data, ids, folder)
     progress("vocabulary", 2, 3)
-    made = source.read(folder)
-    _check(origin, made, texts, kept)
-    after = _count(made, measured)
+    smaller = source.read(folder)
+    _check_encoding(origin, smaller, texts, ids)
+    tokens_after = _mean_tokens(smaller, measured)
     progress("vocabulary", 3, 3)
-    return Trimmed(folder, len(_names(data)), len(kept), before, after, len(measured), bool(texts))
+    return Trimmed(
+        folder, len(token_names(data)), len(ids), tokens_before, tokens_after, len(measured), discloses=bool(texts)
+    )
 
 
-def _check_tokenizer(origin: Source) -> None:
+def _check_has_tokenizer(origin: Source) -> None:
     noun = processors_of(origin.task).NOUN
     if noun != _NOUN:
         raise ModelError(
-            f"{origin.model_id} takes its inputs through its {noun}, and only a {_NOUN} has a vocabulary. Leave the model as it is.",
+            f"The inputs of {origin.model_id} are processed by its {noun}, and only a {_NOUN} has a vocabulary. Keep "
+            "the model as it is.",
             code="vocabulary-none",
         )
 
 
-def _listed(data: Mapping[str, Any], tokens: Sequence[str] | None, special: set[int], model: str) -> set[int]:
-    """Indices of a list's tokens."""
-    if tokens is None:
-        return set()
-    names = _names(data)
-    index = {name: i for i, name in names.items()}
-    lost = [names[i] for i in sorted(special & set(names)) if names[i] not in set(tokens)]
-    if lost:
+def _listed_ids(data: Mapping[str, Any], tokens: Sequence[str], special: set[int], model_id: str) -> set[int]:
+    """Return the ids of the tokens of a list.
+
+    Raises:
+        UsageError: If the list lacks special tokens, or has tokens that are not in the vocabulary.
+    """
+    names = token_names(data)
+    ids = {name: i for i, name in names.items()}
+    listed = set(tokens)
+    missing = [names[i] for i in sorted(special & set(names)) if names[i] not in listed]
+    if missing:
         raise UsageError(
-            f"The list of tokens lacks {', '.join(lost)}, special tokens that {model} was trained with: no text would encode as it did. Add them.",
+            f"The list of tokens lacks special tokens that {model_id} was trained with: {', '.join(missing)}. Without "
+            "them no text would encode as before. Add them.",
             code="tokens-special",
         )
-    strange = [t for t in tokens if t not in index]
-    if strange:
+    unknown = [token for token in tokens if token not in ids]
+    if unknown:
         raise UsageError(
-            f"{len(strange)} tokens of the list are not in the vocabulary of {model}, {strange[0]!r} for one. Take them out.",
+            f"{len(unknown)} tokens of the list are not in the vocabulary of {model_id}, e.g. {unknown[0]!r}. Remove "
+            "them.",
             code="tokens-unknown",
         )
-    return {index[t] for t in tokens}
+    return {ids[token] for token in tokens}
 
 
-def _count(origin: Source, texts: Sequence[Text]) -> float:
-    return float(np.mean([len(row["input_ids"]) for row in origin.encode(texts)])) if texts else 0.0
+def _mean_tokens(origin: Source, texts: Sequence[Text]) -> float:
+    """Return the mean number of tokens per text; 0 without texts."""
+    if not texts:
+        return 0.0
+    return float(np.mean([len(row["input_ids"]) for row in origin.encode(texts)]))
 
 
-# ---- which tokens stay
+def _save(origin: Source, data: Mapping[str, Any], ids: Sequence[int], folder: Path) -> None:
+    """Write the model with the rows of some tokens in its embedding table.
 
-
-def _names(data: Mapping[str, Any]) -> dict[int, str]:
-    """Index to token, of the model and of what was added to it."""
-    model = data["model"]
-    found = (
-        dict(enumerate(p for p, _ in model["vocab"]))
-        if model["type"] == "Unigram"
-        else {i: t for t, i in model["vocab"].items()}
-    )
-    return found | {int(a["id"]): str(a["content"]) for a in data["added_tokens"]}
-
-
-def _closed(data: Mapping[str, Any], used: set[int], special: set[int]) -> list[int]:
-    """Indices that stay, ascending: those that are used, special or added, and what any text needs to be encoded."""
-    kinds: dict[str, Callable[[Mapping[str, Any], set[str]], set[str]]] = {
-        "WordPiece": _wordpiece,
-        "BPE": _bpe,
-        "Unigram": _unigram,
-    }
-    model, names = data["model"], _names(data)
-    if model.get("type") not in kinds:
-        raise ModelError(
-            f"The tokenizer is a {model.get('type')}, and only {', '.join(kinds)} can be trimmed. Leave the vocabulary as it is.",
-            code="vocabulary-kind",
-        )
-    added = {int(a["id"]) for a in data["added_tokens"]}
-    must = kinds[model["type"]](model, {names[i] for i in used | special | added if i in names})
-    unknown = (
-        model.get("unk_token")
-        if model["type"] != "Unigram"
-        else (model["vocab"][model["unk_id"]][0] if model.get("unk_id") is not None else None)
-    )
-    return sorted({i for i, name in names.items() if name in must or name == unknown} | added | (special & set(names)))
-
-
-def _wordpiece(model: Mapping[str, Any], used: set[str]) -> set[str]:
-    """Single characters at the start and inside of words, and tokens with a character that does not stand alone."""
-    prefix, vocabulary = model["continuing_subword_prefix"], model["vocab"]
-
-    def pieces(token: str) -> list[str]:
-        inside = token.startswith(prefix) and token != prefix
-        body = token.removeprefix(prefix) if inside else token
-        return [prefix + c if inside or i else c for i, c in enumerate(body)]
-
-    return used | {
-        token for token in vocabulary if len(parts := pieces(token)) == 1 or any(p not in vocabulary for p in parts)
-    }
-
-
-def _bpe(model: Mapping[str, Any], used: set[str]) -> set[str]:
-    """Tokens that no merge makes (bytes or characters), and all merges on the way to a token that stays."""
-    parts: dict[str, set[str]] = {}
-    for one, two in map(_pair, model["merges"]):
-        parts.setdefault(one + two, set()).update((one, two))
-    kept = used | {token for token in model["vocab"] if token not in parts}
-    todo = list(kept)
-    while todo:
-        for part in parts.get(todo.pop(), ()):
-            if part not in kept:
-                kept.add(part)
-                todo.append(part)
-    return kept
-
-
-def _unigram(model: Mapping[str, Any], used: set[str]) -> set[str]:
-    """Single characters (and bytes), and pieces with a character that does not stand alone."""
-    pieces = {p for p, _ in model["vocab"]}
-    return used | {
-        p for p in pieces if len(p) == 1 or (p.startswith("<0x") and p.endswith(">")) or any(c not in pieces for c in p)
-    }
-
-
-def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
-    one, two = merge.split(" ") if isinstance(merge, str) else merge
-    return one, two
-
-
-# ---- the tokenizer and the table without the others
-
-
-def _tokenizer(data: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
-    """``tokenizer.json`` with the kept tokens, numbered anew in their order."""
-    made, new = copy.deepcopy(dict(data)), {old: i for i, old in enumerate(kept)}
-    model = made["model"]
-    if model["type"] == "Unigram":
-        model["unk_id"] = None if model.get("unk_id") is None else new[model["unk_id"]]
-        model["vocab"] = [entry for i, entry in enumerate(model["vocab"]) if i in new]
-    else:
-        model["vocab"] = {
-            token: new[i] for token, i in sorted(model["vocab"].items(), key=lambda item: item[1]) if i in new
-        }
-        if model["type"] == "BPE":
-            model["merges"] = [m for m in model["merges"] if {*_pair(m), "".join(_pair(m))} <= model["vocab"].keys()]
-    for token in made["added_tokens"]:
-        token["id"] = new[int(token["id"])]
-    _renumber(made.get("post_processor"), new)
-    return made
-
-
-def _renumber(node: Any, new: Mapping[int, int]) -> None:
-    """Ids inside a post-processor: ``special_tokens`` of a template, ``sep`` and ``cls`` of the older kinds."""
-    if isinstance(node, list):
-        for child in node:
-            _renumber(child, new)
-    if not isinstance(node, dict):
-        return
-    for name in ("sep", "cls"):
-        if isinstance(node.get(name), list):
-            node[name][1] = new[int(node[name][1])]
-    if isinstance(node.get("special_tokens"), dict):
-        for entry in node["special_tokens"].values():
-            entry["ids"] = [new[int(i)] for i in entry["ids"]]
-    for child in node.get("processors", []):
-        _renumber(child, new)
-
-
-def _save(origin: Source, smaller: Mapping[str, Any], kept: Sequence[int], folder: Path) -> None:
+    Args:
+        origin: Model to copy.
+        data: Content of the smaller ``tokenizer.json``.
+        ids: Old ids of the kept tokens, in the order of the new ids.
+        folder: Folder to write.
+    """
     import torch
 
-    old, module = origin.processor, copy.deepcopy(origin.module)
+    module = copy.deepcopy(origin.module)
     table = module.get_input_embeddings()
-    position = {old_id: i for i, old_id in enumerate(kept)}
-    pad = position[int(old.pad_token_id)]
-    made = torch.nn.Embedding(len(kept), table.embedding_dim, padding_idx=None if table.padding_idx is None else pad)
+    new_ids = {old: new for new, old in enumerate(ids)}
+    pad = new_ids[int(origin.processor.pad_token_id)]
+    smaller = torch.nn.Embedding(len(ids), table.embedding_dim, padding_idx=None if table.padding_idx is None else pad)
     with torch.no_grad():
-        made.weight.copy_(table.weight[torch.tensor(kept)])
-    module.set_input_embeddings(made)
-    module.config.vocab_size = len(kept)
-    for name in _IDS:
-        if getattr(module.config, name, None) in position:
-            setattr(module.config, name, position[getattr(module.config, name)])
-    tokenizer = wrap_tokenizer(old, smaller)
-    save(
-        module,
-        tokenizer,
-        folder,
-        {"step": "vocabulary", "model": origin.model_id, "revision": origin.revision, "tokens": len(kept)},
-    )
+        smaller.weight.copy_(table.weight[torch.tensor(ids)])
+    module.set_input_embeddings(smaller)
+    module.config.vocab_size = len(ids)
+    for name in _TOKEN_IDS:
+        if getattr(module.config, name, None) in new_ids:
+            setattr(module.config, name, new_ids[getattr(module.config, name)])
+    tokenizer = wrap_tokenizer(origin.processor, data)
+    record = {"step": "vocabulary", "model": origin.model_id, "revision": origin.revision, "tokens": len(ids)}
+    save(module, tokenizer, folder, record)
 
 
-def _check(origin: Source, made: Source, texts: Sequence[Text], kept: Sequence[int]) -> None:
-    """Holds the result to what is promised: texts of the samples encode as before, and nothing that could be encoded became unknown."""
-    for before, after in zip(origin.encode(texts), made.encode(texts), strict=True):
-        if before["input_ids"].tolist() != [kept[i] for i in after["input_ids"]]:
+def _check_encoding(origin: Source, smaller: Source, texts: Sequence[Text], ids: Sequence[int]) -> None:
+    """Check that the texts encode as before, and that no token of the old vocabulary becomes unknown.
+
+    Args:
+        origin: Model before.
+        smaller: Model after.
+        texts: Texts of the samples.
+        ids: Old ids of the kept tokens, in the order of the new ids.
+
+    Raises:
+        ModelError: If a check fails.
+    """
+    for before, after in zip(origin.encode(texts), smaller.encode(texts), strict=True):
+        if before["input_ids"].tolist() != [ids[i] for i in after["input_ids"]]:
             raise ModelError(
-                f"With fewer tokens the tokenizer of {origin.model_id} encodes a text of the samples otherwise. Leave its vocabulary as it is.",
+                f"With the smaller vocabulary, the tokenizer of {origin.model_id} encodes a text of the samples "
+                "differently. Keep its vocabulary as it is.",
                 code="vocabulary-changes",
             )
-    if origin.settings.max_length != made.settings.max_length:
+    if origin.settings.max_length != smaller.settings.max_length:
         raise ModelError(
-            f"Positions of {origin.model_id} are counted from its padding token, whose index changes with this vocabulary. Leave its vocabulary as it is.",
+            f"{origin.model_id} counts positions from the id of its padding token, which changes with this vocabulary. "
+            "Keep its vocabulary as it is.",
             code="vocabulary-positions",
         )
-    words = _words(json.loads(tokenizer_json(origin.processor)))
-    unknown = [s.processor.unk_token_id for s in (origin, made)]
-    encoded = [_ids(s, words) for s in (origin, made)]
-    lost = sum(unknown[1] in b and unknown[0] not in a for a, b in zip(*encoded, strict=True))
-    if unknown[0] is not None and lost:
+    words = _token_texts(json.loads(tokenizer_json(origin.processor)))
+    unknown_before = origin.processor.unk_token_id
+    unknown_after = smaller.processor.unk_token_id
+    newly_unknown = 0
+    for old_ids, new_ids in zip(_encode_words(origin, words), _encode_words(smaller, words), strict=True):
+        newly_unknown += unknown_after in new_ids and unknown_before not in old_ids
+    if unknown_before is not None and newly_unknown:
         raise ModelError(
-            f"With fewer tokens {lost} tokens of {origin.model_id}'s vocabulary would be unknown. Leave its vocabulary as it is.",
+            f"With the smaller vocabulary, {newly_unknown} tokens of {origin.model_id} would encode as unknown. Keep "
+            "its vocabulary as it is.",
             code="vocabulary-changes",
         )
 
 
-def _words(data: Mapping[str, Any]) -> list[str]:
-    """Every token of a vocabulary as a text."""
+def _token_texts(data: Mapping[str, Any]) -> list[str]:
+    """Return every token of a vocabulary as a text."""
     prefix = data["model"].get("continuing_subword_prefix") or ""
-    return [name.removeprefix(prefix) if prefix else name.replace("\u2581", " ") for name in _names(data).values()]
+    names = token_names(data).values()
+    if prefix:
+        return [name.removeprefix(prefix) for name in names]
+    return [name.replace("\u2581", " ") for name in names]
 
 
-def _ids(origin: Source, words: Iterable[str]) -> list[list[int]]:
-    return [
-        encoding.ids
-        for encoding in origin.processor.backend_tokenizer.encode_batch(list(words), add_special_tokens=False)
-    ]
+def _encode_words(origin: Source, words: Iterable[str]) -> list[list[int]]:
+    """Return the ids of each word, without special tokens."""
+    encodings = origin.processor.backend_tokenizer.encode_batch(list(words), add_special_tokens=False)
+    return [encoding.ids for encoding in encodings]

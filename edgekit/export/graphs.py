@@ -156,7 +156,7 @@ def check_graphs(source: Source, graphs: GraphSet, rows: Sequence[Arrays], toler
     expected = source.outputs(rows)
     files = {graph.signature.name: graph.path for graph in graphs.graphs}
     signatures = {graph.signature.name: graph.signature for graph in graphs.graphs}
-    with runner.opened(files, signatures, "onnxruntime", loop=graphs.loop, batch=_AT_ONCE) as opened:
+    with runner.open_runner(files, signatures, "onnxruntime", loop=graphs.loop, batch=_AT_ONCE) as opened:
         alone = opened.run(rows[:_AT_ONCE], alone=True, finite=False)
         batched = opened.run(rows, finite=False)
     size = spread(expected)

@@ -1,4 +1,4 @@
-"""What was measured, as numbers and as text."""
+"""Reports: comparison of accuracy and latency, gates, and report files."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ __all__ = ["check_packages"]
 
 
 def check_packages(*names: str) -> None:
-    """Refuses what would end a run after it was measured: packages of the extra ``report`` that are not there.
+    """Check that packages of the extra ``report`` are installed, before anything is measured.
+
+    Args:
+        names: Names of the packages.
 
     Raises:
-        BackendError: naming the first of them.
+        BackendError: If a package is not installed. The message names the first one.
     """
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise BackendError(
-                f"Reports need the package '{name}', which is not installed here. Run: {install_hint('report')}",
+                f"Reports need the package '{name}', which is not installed. Run: {install_hint('report')}",
                 code="package-missing",
             )

@@ -1,8 +1,13 @@
-"""Two models on the same samples: what the score lost and what the rows prove of that, which answers flipped, and how far all answers moved."""
+"""Comparison of the answers of two models on the same samples.
+
+The result has the loss of score with its confidence interval, the rows whose answer changed (flips), the divergence of
+all outputs, and the calibration of both models.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,14 +25,14 @@ from edgekit.stats.paired import fewest_rows
 __all__ = ["BINS", "MOST_FLIPS", "calibration_error", "compare", "confusion"]
 
 MOST_FLIPS = 200
-"""Of those that a report lists."""
+"""Maximum number of flips that a report lists."""
 
 BINS = 15
-"""Of the calibration error."""
+"""Number of bins of the calibration error."""
 
 
 def compare(
-    given: Evaluation,
+    evaluation: Evaluation,
     before: Sequence[Arrays],
     after: Sequence[Arrays],
     ids: Sequence[str],
@@ -36,114 +41,136 @@ def compare(
     slices: Mapping[str, Sequence[str]] | None = None,
     include_text: bool = False,
 ) -> Accuracy:
-    """Compares the outputs of two models.
+    """Compare the outputs of two models on the same rows.
 
-    What is not defined on the rows is None: the scores of a regression set in which all labels are equal, the interval where hardly any
-    resample of the rows has a score. Flips and divergences need no score and are always there.
+    A field that is not defined on these rows is None: the scores of a regression set whose labels are all equal, or the
+    interval if hardly any resample of the rows has a score. Flips and divergences need no score and are always present.
 
-    Rows with equal inputs count once: what is compared is the first row of each.
+    Rows with equal inputs count once: the first row of each input is compared.
 
     Args:
-        given: labelled rows, with the task of both models.
-        before: outputs of the baseline or the teacher.
-        after: outputs of the candidate.
-        ids: of the rows, as ``predictions.row_ids`` gives them.
-        margins: Gates, of which ``drop``, in the score's unit, is what ``rows_needed`` is about; without ``recall_drop`` recalls are left out. None for
-            none of them.
-        slices: column to the value of each row.
-        include_text: whether the report may hold inputs.
+        evaluation: Labelled rows with the task of both models.
+        before: Outputs of the baseline or the teacher, one mapping per row.
+        after: Outputs of the candidate, one mapping per row.
+        ids: Keyed hash of each row, see :func:`edgekit.report.predictions.row_ids`.
+        margins: Accuracy gates. ``rows_needed`` refers to ``drop``, in the score's unit; without ``recall_drop`` no
+            recalls are compared. None for no gates.
+        slices: Column name to the value of each row; None for no slices.
+        include_text: True if the report may contain inputs.
 
     Raises:
-        UsageError: when the parts are not of the same rows and labels, or an output is not a finite number.
-        SamplesError: when there is no row.
+        UsageError: If the arguments have different numbers of rows, or an output is not finite.
+        SamplesError: If there is no row.
     """
     slices = slices or {}
-    margin, recall_margin = (None, None) if margins is None else (margins.drop, margins.recall_drop)
-    _check(given, before, after, ids, slices)
-    task, once, places = given.task, given.distinct, given.places
-    before, after = [before[i] for i in places], [after[i] for i in places]
-    slices = {column: [values[i] for i in places] for column, values in slices.items()}
-    metric, divergence = task.metrics[0], task.divergence(after, before)
+    _check(evaluation, before, after, ids, slices)
+    margin = None if margins is None else margins.drop
+    recall_margin = None if margins is None else margins.recall_drop
+    task = evaluation.task
+    distinct = evaluation.distinct
+    places = evaluation.places
+    before = [before[i] for i in places]
+    after = [after[i] for i in places]
+    distinct_slices = {}
+    for column, values in slices.items():
+        distinct_slices[column] = [values[i] for i in places]
+    metric = task.metrics[0]
+    divergence = task.divergence(after, before)
     flips = np.flatnonzero(~task.same_answer(after, before))
-    first, second, compared = sliced.compare_scores(once, before, after)
-    errors = companions.error(task, before, after, once.truth)
-    return Accuracy(
-        rows=len(given),
+    first, second, compared = sliced.compare_scores(distinct, before, after)
+    errors = companions.error(task, before, after, distinct.truth)
+    result = Accuracy(
+        rows=len(evaluation),
         score_name=metric.name,
         higher_is_better=metric.higher_is_better,
         before=first,
         after=second,
-        drop=None
-        if first is None or second is None
-        else metric.drop(first, second)
-        if compared is None
-        else compared.drop,
-        low=compared.low if compared else None,
-        high=compared.high if compared else None,
-        losses=compared.losses if compared else None,
-        gains=compared.gains if compared else None,
-        p_value=compared.p_value if compared else None,
         flips=len(flips),
-        flipped=_listed(once, before, after, flips, [ids[i] for i in places], places, include_text),
-        divergence_mean=max(0.0, float(divergence.mean())),  # rounding may leave less than nothing
+        flipped=_list_flips(distinct, before, after, flips, [ids[i] for i in places], places, include_text),
+        # Rounding may give a divergence slightly below 0.
+        divergence_mean=max(0.0, float(divergence.mean())),
         divergence_p95=max(0.0, float(np.quantile(divergence, 0.95))),
-        calibration_before=calibration_error(task, before, once.truth),
-        calibration_after=calibration_error(task, after, once.truth),
-        resolvable=compared.resolvable() if compared else None,
+        calibration_before=calibration_error(task, before, distinct.truth),
+        calibration_after=calibration_error(task, after, distinct.truth),
         margin=margin,
-        rows_needed=compared.rows_needed(margin) if compared and margin is not None else None,
-        slices=sliced.compare(once, before, after, slices),
+        slices=sliced.compare(distinct, before, after, distinct_slices),
         inputs=len(places),
         identical=set(before[0]) == set(after[0]) and difference(before, after) == 0.0,
-        fewest=fewest_rows(margin) if margin and compared is not None and compared.losses is not None else None,
-        error_before=errors.before if errors else None,
-        error_after=errors.after if errors else None,
-        error_low=errors.low if errors else None,
-        error_high=errors.high if errors else None,
-        deviation=errors.deviation if errors else None,
-        recalls=companions.recalls(task, before, after, once.truth, recall_margin) if recall_margin is not None else (),
     )
+    if compared is not None:
+        fewest = fewest_rows(margin) if margin and compared.losses is not None else None
+        result = replace(
+            result,
+            drop=compared.drop,
+            low=compared.low,
+            high=compared.high,
+            losses=compared.losses,
+            gains=compared.gains,
+            p_value=compared.p_value,
+            resolvable=compared.resolvable(),
+            rows_needed=None if margin is None else compared.rows_needed(margin),
+            fewest=fewest,
+        )
+    elif first is not None and second is not None:
+        result = replace(result, drop=metric.drop(first, second))
+    if errors is not None:
+        result = replace(
+            result,
+            error_before=errors.before,
+            error_after=errors.after,
+            error_low=errors.low,
+            error_high=errors.high,
+            deviation=errors.deviation,
+        )
+    if recall_margin is not None:
+        recalls = companions.recalls(task, before, after, distinct.truth, recall_margin)
+        result = replace(result, recalls=recalls)
+    return result
 
 
 def calibration_error(task: Task, outputs: Sequence[Arrays], truth: Sequence[object]) -> float | None:
-    """Expected calibration error: how far the probability of the answers is from the share of them that is right.
+    """Return the expected calibration error: the gap between the probability of the answers and their accuracy.
 
-    Source: Guo C. et al., On Calibration of Modern Neural Networks, ICML 2017, arXiv:1706.04599, equation 3: 15 bins of equal width, each
-    without its lower and with its upper edge.
+    Source: Guo C. et al., "On Calibration of Modern Neural Networks", ICML 2017, arXiv:1706.04599, equation 3, with 15
+    bins of equal width. A bin excludes its lower edge and includes its upper edge.
 
     Args:
-        task: whose answers they are.
-        outputs: one row each.
-        truth: as ``task.parse_truth`` gives it.
+        task: Task of the model.
+        outputs: Outputs of the model, one mapping per row.
+        truth: Ground truth of each row, see ``task.parse_truth``.
 
     Returns:
-        0 to 1; None where answers have no probability.
+        Expected calibration error, 0 to 1; None if answers have no probability.
     """
     if not isinstance(task, HasConfidence):
         return None
-    confidence, right = task.confidence(outputs, truth)
-    of_bin = np.digitize(confidence, np.linspace(0.0, 1.0, BINS + 1)[1:-1], right=True)
-    # The share of a bin times its gap is the sum of its gaps over all answers.
-    return float(np.abs(np.bincount(of_bin, right - confidence, BINS)).sum() / len(confidence))
+    confidence, correct = task.confidence(outputs, truth)
+    bins = np.digitize(confidence, np.linspace(0.0, 1.0, BINS + 1)[1:-1], right=True)
+    # The share of a bin times the gap of its means is the sum of its gaps, divided by the number of all answers.
+    return float(np.abs(np.bincount(bins, correct - confidence, BINS)).sum() / len(confidence))
 
 
 def confusion(task: Task, outputs: Sequence[Arrays], truth: Sequence[object]) -> tuple[tuple[int, ...], ...]:
-    """Items by truth (first) and answer (second), in the order of the labels; empty where an item has not exactly one label.
+    """Return the confusion matrix.
 
     Args:
-        task: whose answers they are.
-        outputs: one row each.
-        truth: as ``task.parse_truth`` gives it.
+        task: Task of the model.
+        outputs: Outputs of the model, one mapping per row.
+        truth: Ground truth of each row, see ``task.parse_truth``.
+
+    Returns:
+        Number of items, ``[truth][answer]``, in the order of the task's labels; empty if an item may have no label or
+        several.
     """
     if not isinstance(task, HasLabels) or not task.exclusive:
         return ()
-    right, answered = task.label_matrix(outputs, truth)
-    counts = right.T.astype(np.int64) @ answered.astype(np.int64)
+    true_labels, answers = task.label_matrix(outputs, truth)
+    counts = true_labels.T.astype(np.int64) @ answers.astype(np.int64)
     return tuple(tuple(row) for row in counts.tolist())
 
 
-def _listed(
-    given: Evaluation,
+def _list_flips(
+    evaluation: Evaluation,
     before: Sequence[Arrays],
     after: Sequence[Arrays],
     flips: np.ndarray,
@@ -151,45 +178,59 @@ def _listed(
     places: Sequence[int],
     include_text: bool,
 ) -> tuple[Flip, ...]:
-    """The flips that a report lists: the clearest answers first, since a flip of a close call says little; without probabilities the largest steps."""
-    task = given.task
-    sides = [[outputs[i] for i in flips] for outputs in (before, after)]
-    margins = [task.margin(side) for side in sides] if isinstance(task, HasConfidence) and len(flips) else None
-    weight = task.divergence(after, before)[flips] if margins is None else margins[0]
+    """Return the flips that a report lists, ordered by the margin before, the largest first.
+
+    A flip of a close decision says little. If answers have no probability, the order is by divergence.
+    """
+    task = evaluation.task
+    margins_before = None
+    margins_after = None
+    if isinstance(task, HasConfidence) and len(flips):
+        margins_before = task.margin([before[i] for i in flips])
+        margins_after = task.margin([after[i] for i in flips])
+    weight = task.divergence(after, before)[flips] if margins_before is None else margins_before
     order = np.argsort(-weight, kind="stable")[:MOST_FLIPS].tolist()
-    shown = [int(flips[i]) for i in order]
-    # Answers that are text of the user are shown as that is.
-    words = [[""] * len(shown)] * 3 if task.answers_quote_input and not include_text else [
-        task.describe_truth([given.truth[i] for i in shown]), *(task.describe([outputs[i] for i in shown]) for outputs in (before, after))
-    ]  # fmt: skip
-    return tuple(
-        Flip(
+    rows = [int(flips[i]) for i in order]
+    # Answers that are text of the user are treated like inputs.
+    has_answers = include_text or not task.answers_quote_input
+    truth_texts = [""] * len(rows)
+    before_texts = truth_texts
+    after_texts = truth_texts
+    if has_answers:
+        truth_texts = task.describe_truth([evaluation.truth[i] for i in rows])
+        before_texts = task.describe([before[i] for i in rows])
+        after_texts = task.describe([after[i] for i in rows])
+    result = []
+    for index, (position, row) in enumerate(zip(order, rows, strict=True)):
+        flip = Flip(
             id=ids[row],
             row=places[row] + 1,
-            truth=words[0][place],
-            before=words[1][place],
-            after=words[2][place],
-            margin_before=None if margins is None else float(margins[0][order[place]]),
-            margin_after=None if margins is None else float(margins[1][order[place]]),
-            text=task.modality.quote(given.inputs[row]) if include_text else "",
+            truth=truth_texts[index],
+            before=before_texts[index],
+            after=after_texts[index],
+            text=task.modality.quote(evaluation.inputs[row]) if include_text else "",
         )
-        for place, row in enumerate(shown)
-    )
+        if margins_before is not None and margins_after is not None:
+            flip = replace(
+                flip,
+                margin_before=float(margins_before[position]),
+                margin_after=float(margins_after[position]),
+            )
+        result.append(flip)
+    return tuple(result)
 
 
 def _check(
-    given: Evaluation,
+    evaluation: Evaluation,
     before: Sequence[Arrays],
     after: Sequence[Arrays],
     ids: Sequence[str],
     slices: Mapping[str, Sequence[str]],
 ) -> None:
-    """Raises as :func:`compare`."""
-    rows = len(given)
-    if rows < 1:
-        raise SamplesError(
-            "There is no row to compare the models on, expected at least one. Give samples.", code="samples-empty"
-        )
+    """Refuse arguments as :func:`compare` documents."""
+    row_count = len(evaluation)
+    if row_count < 1:
+        raise SamplesError("There are no rows to compare. Give a file with at least one sample.", code="samples-empty")
     columns = {f"column '{column}'": values for column, values in slices.items()}
     parts: dict[str, Sequence[object]] = {
         "the outputs before": before,
@@ -198,10 +239,12 @@ def _check(
         **columns,
     }
     for name, values in parts.items():
-        if len(values) != rows:
+        if len(values) != row_count:
             raise UsageError(
-                f"There are {len(values)} values of {name} for {rows} rows, expected one a row. Give those of the same samples.",
+                f"There are {len(values)} values of {name} for {row_count} rows, expected one per row. "
+                "Give the values of the same samples.",
                 code="rows-differ",
             )
-    for name, outputs in (("the outputs before", before), ("the outputs after", after)):
-        check_finite(outputs, name)  # a NaN counts as the largest value, so such a row could be right
+    # NumPy treats NaN as the largest value, so a row with NaN could count as correct.
+    check_finite(before, "the outputs before")
+    check_finite(after, "the outputs after")

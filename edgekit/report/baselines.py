@@ -1,4 +1,4 @@
-"""Baselines in files: what stands in for a bundle that is not at hand, in one session or several."""
+"""Baseline files: they stand in for a bundle that is no longer available, and collect timing sessions."""
 
 from __future__ import annotations
 
@@ -10,134 +10,155 @@ from pathlib import Path
 from edgekit.machine.cpu import cpus
 from edgekit.machine.fingerprint import fingerprint
 from edgekit.report import differences, files, sessions, speed
-from edgekit.report.before import BundleBefore, Known, ReportBefore, TeacherBefore
-from edgekit.report.side import Rows, Side
+from edgekit.report.before import Baseline, BundleBefore, ReportBefore, TeacherBefore
+from edgekit.report.side import BundleUnderTest, Rows
 from edgekit.spec.errors import UsageError
 from edgekit.spec.report import Report, Speed
 from edgekit.spec.sealed import matches
 from edgekit.spec.subject import Fingerprint, Subject, TimingSession
 
-__all__ = ["advice", "continued", "earlier", "judge", "notes", "placed", "probes_of"]
+__all__ = ["advice", "append_session", "judge", "notes", "probes_of", "read_earlier", "record_path"]
 
-_ENOUGH = 4  # sessions
-_ANEW = "Make a new baseline, without --append, in another file."
-
+_ENOUGH_SESSIONS = 4
+_REMEDY = "Write a new baseline to another file, without --append."
 
 _KERNEL = re.compile(r"(int8|float32|memory|cores) [1-9][0-9]{0,2}")
-_RAN = re.compile(r"([a-z_]+) ([1-9][0-9]{0,3})")
+_PROBES_RAN = re.compile(r"([a-z_]+) ([1-9][0-9]{0,3})")
 
 
 def probes_of(subject: Subject | None) -> tuple[str, int, tuple[str, ...]]:
-    """Probe kernels that ran beside a bundle: their backend, its threads, and each with its repeats. Others, of a later version, are left out.
+    """Return the probe kernels that ran beside a bundle.
 
-    The very same have to run beside what is compared with it, whatever backend that has.
-    """
-    ran = _RAN.fullmatch(subject.probes_ran) if subject is not None and subject.processes else None
-    if subject is None or ran is None:
-        return "", 1, ()
-    return (
-        ran[1],
-        int(ran[2]),
-        tuple(
-            k
-            for k in subject.processes[-1].probes_ms
-            if _KERNEL.fullmatch(k) and (cpus() > 1 or not k.startswith("cores"))
-        ),
-    )
-
-
-def judge(against: Known, after: Subject, seconds: float, seed: int) -> Speed | None:
-    """Latency against that of earlier sessions; None where there are none.
+    The same kernels must run beside a bundle that is compared with it, even if that bundle uses another backend.
+    Unknown kernels, e.g. those of a later version, are left out.
 
     Args:
-        against: what was read from a file.
-        after: measured now.
-        seconds: what that took.
-        seed: of the resampling.
+        subject: Measurements of the baseline; None if it was not timed.
+
+    Returns:
+        Name of the backend (empty without probes), number of threads, and the name of each kernel with its number of
+        repetitions.
+    """
+    if subject is None or not subject.processes:
+        return "", 1, ()
+    match = _PROBES_RAN.fullmatch(subject.probes_ran)
+    if match is None:
+        return "", 1, ()
+    kernels = []
+    for kernel in subject.processes[-1].probes_ms:
+        is_runnable = cpus() > 1 or not kernel.startswith("cores")
+        if _KERNEL.fullmatch(kernel) and is_runnable:
+            kernels.append(kernel)
+    return match[1], int(match[2]), tuple(kernels)
+
+
+def judge(against: Baseline, after: Subject, seconds: float, seed: int) -> Speed | None:
+    """Compare the latency of a bundle with that of the earlier sessions in a report.
+
+    Args:
+        against: Baseline of the comparison.
+        after: Measurements of the bundle in this session.
+        seconds: Duration of the timing of this session, in seconds.
+        seed: Random seed for the bootstrap.
+
+    Returns:
+        The comparison; None if the baseline has no earlier sessions.
     """
     if not isinstance(against, ReportBefore) or not against.subject.processes:
         return None
-    judged = speed.unpaired(against.subject, after, seconds, seed)
+    result = speed.compare_unpaired(against.subject, after, seconds, seed)
+    why_not = ""
     differing = against.fingerprint.differences(fingerprint())
-    why = (
-        f"the machine, or what is installed on it, is not that of the baseline: {'; '.join(differing)}"
-        if differing
-        else ""
-    )
+    if differing:
+        why_not = f"the machine or its software differs from that of the baseline: {'; '.join(differing)}"
     if against.subject.threads != after.threads:
-        why = f"the baseline ran on {against.subject.threads} thread(s), the bundle on {after.threads}"
-    why = why or against.why_not or against.untimely
-    return replace(judged, comparable=not why, why_not=why)
+        why_not = f"the baseline ran on {against.subject.threads} thread(s), the bundle on {after.threads}"
+    why_not = why_not or against.why_not or against.latency_why_not
+    return replace(result, comparable=not why_not, why_not=why_not)
 
 
-def notes(against: Known, after: Subject) -> tuple[str, ...]:
-    """What became of the baseline's bundle, and of the machine since."""
-    drift = "" if isinstance(against, BundleBefore) else sessions.drift(against.subject, after)
+def notes(against: Baseline, after: Subject) -> tuple[str, ...]:
+    """Return notes on the baseline's bundle, and on the change of the machine's speed since the baseline."""
     note = "" if isinstance(against, TeacherBefore) else against.note
+    drift = "" if isinstance(against, BundleBefore) else sessions.describe_drift(against.subject, after)
     return tuple(filter(None, (note, drift)))
 
 
 def advice(subject: Subject) -> tuple[str, ...]:
-    """What a baseline of few sessions cannot do, as a note."""
-    count = len(sessions.all_of(subject))
-    if count >= _ENOUGH:
+    """Return a note on the sensitivity of a baseline with few sessions; empty if it has enough."""
+    count = len(sessions.list_sessions(subject))
+    if count >= _ENOUGH_SESSIONS:
         return ()
-    few = "one session" if count == 1 else f"{count} sessions"
+    sessions_text = "1 session" if count == 1 else f"{count} sessions"
     return (
-        f"Of {few} a later check finds large changes of latency alone. Add sessions at other times with --append, {_ENOUGH} or more in all.",
+        f"With {sessions_text}, a later check detects only large changes of latency. "
+        f"Add sessions at other times with --append, to at least {_ENOUGH_SESSIONS} in all.",
     )
 
 
-def placed(subject: Subject, side: Side, file: str | Path | None) -> Subject:
-    """A baseline's bundle with its place, relative to the file that the baseline is kept in."""
+def record_path(subject: Subject, side: BundleUnderTest, file: str | Path | None) -> Subject:
+    """Return the subject of a baseline with the path of its bundle, relative to the folder of the baseline file."""
     if file is None:
         return subject
     try:
-        place = os.path.relpath(side.bundle.path.resolve(), Path(file).resolve().parent)
-    except ValueError:  # on another drive of Windows there is none
+        path = os.path.relpath(side.bundle.path.resolve(), Path(file).resolve().parent)
+    except ValueError:  # On Windows, there is no relative path between drives.
         return subject
-    return replace(subject, path=Path(place).as_posix())
+    return replace(subject, path=Path(path).as_posix())
 
 
-def earlier(file: Path, side: Side, given: Rows, here: Fingerprint) -> Report:
-    """The baseline that a session is to be added to.
+def read_earlier(file: Path, side: BundleUnderTest, rows: Rows, machine: Fingerprint) -> Report:
+    """Read the baseline that a session will be added to.
+
+    All sessions of a file must measure the same bundle on the same samples and machine.
+
+    Args:
+        file: Baseline file.
+        side: Bundle of the new session.
+        rows: Samples of the new session.
+        machine: Fingerprint of this machine.
 
     Raises:
-        UsageError: where it is of another bundle, other samples or another machine: sessions of a file are draws of one thing.
-        IntegrityError: where it is damaged.
+        UsageError: If it is no baseline, or one of another bundle, other samples or another machine.
+        IntegrityError: If the file is damaged.
     """
-    found = files.read(file)
-    if found.kind != "baseline" or not found.subjects[0].processes:
+    report = files.read(file)
+    if report.kind != "baseline" or not report.subjects[0].processes:
         raise UsageError(
-            f"{file} is a report of the kind '{found.kind}', expected one of 'edgekit baseline'. {_ANEW}",
+            f"{file} is a report of the kind '{report.kind}', expected 'baseline' (edgekit baseline). {_REMEDY}",
             code="baseline-kind",
         )
-    if found.subjects[0].settings != side.settings:
+    if report.subjects[0].settings != side.settings:
         raise UsageError(
-            f"{file} is the baseline of another bundle than {side.name}, files or settings. {_ANEW}",
+            f"{file} is the baseline of another bundle than {side.name}: files or settings differ. {_REMEDY}",
             code="baseline-other-bundle",
         )
-    if not matches(found.samples, given.digest):
-        raise UsageError(f"{file} was measured on other samples. {_ANEW}", code="baseline-other-samples")
-    if differing := found.fingerprint.differences(here):
+    if not matches(report.samples, rows.digest):
+        raise UsageError(f"{file} was measured on other samples. {_REMEDY}", code="baseline-other-samples")
+    differing = report.fingerprint.differences(machine)
+    if differing:
         raise UsageError(
-            f"{file} was measured on another machine, or with other software: {'; '.join(differing)}. {_ANEW}",
+            f"{file} was measured on another machine or with other software: {'; '.join(differing)}. {_REMEDY}",
             code="baseline-other-machine",
         )
-    return found
+    return report
 
 
-def continued(before: Report, now: Report) -> Report:
-    """A baseline with the sessions of an earlier one, of which the last ``sessions.MOST`` are kept.
+def append_session(before: Report, now: Report) -> Report:
+    """Return a baseline with the sessions of an earlier one, of which the last ``sessions.MOST`` are kept.
 
     Raises:
-        UsageError: where the bundle ran in another way than then.
+        UsageError: If the bundle ran in another way than in the earlier sessions.
     """
-    was, own = before.subjects[0], now.subjects[0]
-    if differing := differences.differences(was, own):
+    earlier = before.subjects[0]
+    subject = now.subjects[0]
+    differing = differences.differences(earlier, subject)
+    if differing:
         raise UsageError(
-            f"The bundle did not run as in the baseline's earlier sessions: {'; '.join(differing)}. {_ANEW}",
+            "The bundle did not run in the same way as in the earlier sessions of the baseline: "
+            f"{'; '.join(differing)}. {_REMEDY}",
             code="baseline-other-run",
         )
-    kept = (*was.sessions, TimingSession(before.created, was.processes))[-(sessions.MOST - 1) :]
-    return replace(now, subjects=(replace(own, sessions=kept),))
+    earlier_sessions = (*earlier.sessions, TimingSession(before.created, earlier.processes))
+    recent_sessions = earlier_sessions[-(sessions.MOST - 1) :]
+    return replace(now, subjects=(replace(subject, sessions=recent_sessions),))

@@ -1,4 +1,7 @@
-"""What a bundle is compared with: another bundle, a report of an earlier run, or a teacher as a function or as a file of its answers."""
+"""The baseline of a comparison: another bundle, a report of an earlier run, or a teacher.
+
+A teacher is a function, or a file with its outputs.
+"""
 
 from __future__ import annotations
 
@@ -9,62 +12,75 @@ from typing import Any
 
 from edgekit.report import files, predictions
 from edgekit.report.predictions import Answer
-from edgekit.report.side import Rows, Side, opened, same_task, score_fields, teacher
+from edgekit.report.side import BundleUnderTest, Rows, check_same_task, open_for_test
+from edgekit.report.summarize import score_fields, summarize_teacher
 from edgekit.spec.errors import EdgekitError, UsageError
 from edgekit.spec.protocols import Arrays, Input
 from edgekit.spec.rows import encode_each
 from edgekit.spec.sealed import matches
 from edgekit.spec.subject import Fingerprint, Subject
 
-__all__ = ["Before", "BundleBefore", "Known", "ReportBefore", "TeacherBefore", "completed", "known"]
+__all__ = [
+    "Baseline",
+    "BaselineRef",
+    "BundleBefore",
+    "ReportBefore",
+    "TeacherBefore",
+    "add_row_arrays",
+    "load_baseline",
+]
 
-Before = str | Path | Callable[[Sequence[Input]], Any]
-"""A bundle's folder, a report (``.json``), a teacher's outputs (``.npy``, ``.npz``, ``.jsonl``), or the teacher as a function from inputs to outputs:
-a row of named arrays for each input or, of a model with one output, one array ``[rows, ...]``."""
+BaselineRef = str | Path | Callable[[Sequence[Input]], Any]
+"""Folder of a bundle, report (``.json``), file with a teacher's outputs (``.npy``, ``.npz``, ``.jsonl``), or teacher.
+
+A teacher is a function from inputs to outputs. It returns one mapping of arrays per input or, for a model with one
+output, one array ``[rows, ...]``.
+"""
 
 
 @dataclass(frozen=True)
 class BundleBefore:
-    """A bundle that runs again here.
+    """A baseline that runs again on this machine.
 
     Attributes:
-        side: the bundle.
-        note: what became of a baseline that names it, a sentence; empty where there is nothing to be said.
+        side: Bundle of the baseline.
+        note: Note on the baseline file that names the bundle, one sentence; empty if there is none.
     """
 
-    side: Side
+    side: BundleUnderTest
     note: str = ""
 
 
 @dataclass(frozen=True)
 class ReportBefore:
-    """What an earlier report says of a bundle that is not at hand.
+    """A baseline that is only known from an earlier report.
 
     Attributes:
-        subject: the bundle.
-        fingerprint: of the machine that the report was made on.
-        outputs: one row each; None where the report is of other samples.
-        why_not: why its answers cannot be compared; empty where they can.
-        untimely: why its times cannot be, beside that and the machine; empty where they can.
-        note: what became of its bundle, a sentence; empty where there is nothing to be said.
+        subject: Measurements of the bundle.
+        fingerprint: Fingerprint of the machine on which the report was written.
+        outputs: Outputs of the bundle, one mapping per row; None if the report is about other samples.
+        why_not: Reason why its answers are incomparable; empty if they are comparable.
+        latency_why_not: Reason why its latencies are incomparable, besides ``why_not`` and a different machine; empty
+            if there is none.
+        note: Note on the bundle of the report, one sentence; empty if there is none.
     """
 
     subject: Subject
     fingerprint: Fingerprint
     outputs: Sequence[Arrays] | None = None
     why_not: str = ""
-    untimely: str = ""
+    latency_why_not: str = ""
     note: str = ""
 
 
 @dataclass(frozen=True)
 class TeacherBefore:
-    """A model of which answers are all that is known.
+    """A baseline of which only the outputs are known.
 
     Attributes:
-        subject: the model.
-        outputs: one row each.
-        answer: what can be asked for more, of a teacher that is a function.
+        subject: Scores of the teacher.
+        outputs: Outputs of the teacher, one mapping per row.
+        answer: Function that computes the outputs for other inputs; None if the outputs come from a file.
     """
 
     subject: Subject
@@ -72,131 +88,130 @@ class TeacherBefore:
     answer: Answer | None = None
 
 
-Known = BundleBefore | ReportBefore | TeacherBefore
+Baseline = BundleBefore | ReportBefore | TeacherBefore
 
 
-def known(before: Before, side: Side, given: Rows) -> Known:
-    """Opens what a bundle is compared with.
+def load_baseline(before: BaselineRef, side: BundleUnderTest, rows: Rows) -> Baseline:
+    """Load the baseline of a comparison.
 
     Args:
-        before: see ``Before``.
-        side: the bundle; what it is compared with must be signed as it is, and runs with as many threads.
-        given: the samples that it answers.
+        before: Reference to the baseline, see ``BaselineRef``.
+        side: Bundle to compare. A baseline bundle is opened with the same trusted keys and number of threads.
+        rows: Samples that both models answer.
 
     Raises:
-        UsageError: when it does not exist, is none of these, or is of another task.
-        IntegrityError: for a bundle or a report that is damaged or of a newer format.
-        SamplesError: for outputs of other rows.
+        UsageError: If the baseline does not exist, has an unknown type or is a model of another task.
+        IntegrityError: If a bundle or a report is damaged or has a newer format.
+        SamplesError: If a file has outputs of other rows.
     """
     if callable(before):
         function = before
 
         def answer(inputs: Sequence[Input]) -> list[Arrays]:
-            return completed(
-                side, inputs, predictions.named(function(inputs), len(inputs), side.outputs, "The teacher's outputs")
-            )
+            outputs = predictions.name_outputs(function(inputs), len(inputs), side.outputs, "The teacher's outputs")
+            return add_row_arrays(side, inputs, outputs)
 
-        return _taught(side, given, answer(given.inputs), "teacher", answer)
+        return _make_teacher(side, rows, answer(rows.inputs), "teacher", answer)
     path = Path(before)
     if path.is_dir():
-        other = _like(opened(path, side.trust, threads=side.threads), side)
-        same_task(other.task.identity, side.task, f"The baseline {path}")
+        other = _match_stand_in(open_for_test(path, side.trust, threads=side.threads), side)
+        check_same_task(other.task.identity, side.task, f"The baseline {path}")
         return BundleBefore(other)
     if path.suffix.lower() == ".json":
-        return _reported(path, side, given)
+        return _load_report(path, side, rows)
     if path.suffix.lower() in predictions.FILE_TYPES:
-        return _taught(
-            side,
-            given,
-            completed(side, given.inputs, predictions.read_outputs(path, len(given), side.outputs)),
-            path.stem,
-        )
-    what = "is none of these" if path.exists() else "does not exist"
+        outputs = predictions.read_outputs(path, len(rows), side.outputs)
+        return _make_teacher(side, rows, add_row_arrays(side, rows.inputs, outputs), path.stem)
+    problem = "has an unknown type" if path.exists() else "does not exist"
     raise UsageError(
-        f"{path} {what}: expected a bundle's folder, a report of 'edgekit baseline' or 'edgekit eval -o' (.json), "
-        f"or a teacher's outputs ({', '.join(predictions.FILE_TYPES)}).",
+        f"The baseline {path} {problem}. Give the folder of a bundle, a report of 'edgekit baseline' or "
+        f"'edgekit eval -o' (.json), or a teacher's outputs ({', '.join(predictions.FILE_TYPES)}).",
         code="baseline-not-found",
     )
 
 
-def _like(other: Side, side: Side) -> Side:
-    """Return a bundle that runs on a stand-in where ``side`` does and it is one of a device too."""
+def _match_stand_in(other: BundleUnderTest, side: BundleUnderTest) -> BundleUnderTest:
+    """Return a device bundle on the stand-in backend if ``side`` runs on one; return other bundles unchanged."""
     if not side.stand_in_for:
         return other
-    asked = replace(other, backend=side.backend)
-    return asked if asked.stand_in_for else other
+    on_stand_in = replace(other, backend=side.backend)
+    return on_stand_in if on_stand_in.stand_in_for else other
 
 
-def completed(side: Side, inputs: Sequence[Input], outputs: Sequence[Arrays]) -> list[Arrays]:
-    """A teacher's outputs, with what a loop returns beside those of the graphs: arrays of the row that no graph takes, e.g. where words begin.
+def add_row_arrays(side: BundleUnderTest, inputs: Sequence[Input], outputs: Sequence[Arrays]) -> list[Arrays]:
+    """Return a teacher's outputs with the preprocessed arrays that a bundle returns beside the outputs of its graphs.
+
+    These are the arrays of a row that no graph reads, e.g. the positions of the first token of each word. Arrays of the
+    teacher take precedence.
 
     Args:
-        side: the bundle.
-        inputs: of the rows.
-        outputs: of the teacher to these.
+        side: Bundle to compare.
+        inputs: Inputs of the rows.
+        outputs: Outputs of the teacher, one mapping per row.
     """
-    taken = {spec.name for signature in side.bundle.manifest.signatures for spec in signature.inputs}
-    if not inputs or set(side.task.preprocess(inputs[:1])[0].arrays) <= taken:
+    graph_inputs = {spec.name for signature in side.bundle.manifest.signatures for spec in signature.inputs}
+    if not inputs or set(side.task.preprocess(inputs[:1])[0].arrays) <= graph_inputs:
         return list(outputs)
-    kept = [
-        {name: array for name, array in row.arrays.items() if name not in taken}
-        for row in encode_each(side.task, inputs)
-    ]
-    return [{**own, **row} for own, row in zip(kept, outputs, strict=True)]
+    result: list[Arrays] = []
+    for row, row_outputs in zip(encode_each(side.task, inputs), outputs, strict=True):
+        unread = {name: array for name, array in row.arrays.items() if name not in graph_inputs}
+        result.append({**unread, **row_outputs})
+    return result
 
 
-def _taught(
-    side: Side, given: Rows, outputs: Sequence[Arrays], name: str, answer: Answer | None = None
+def _make_teacher(
+    side: BundleUnderTest, rows: Rows, outputs: Sequence[Arrays], name: str, answer: Answer | None = None
 ) -> TeacherBefore:
-    return TeacherBefore(teacher(side.bundle.manifest.task, given, outputs, name), outputs, answer)
+    return TeacherBefore(summarize_teacher(side.bundle.manifest.task, rows, outputs, name), outputs, answer)
 
 
-def _reported(file: Path, side: Side, given: Rows) -> BundleBefore | ReportBefore:
-    """The candidate of an earlier report: its bundle itself, where that still lies where it was, else what the report says of it."""
-    earlier = files.read(file)
-    found = earlier.subjects[-1]
-    same_task(found.identity, side.task, f"The bundle of {file}")
-    if found.predictions is None:
+def _load_report(file: Path, side: BundleUnderTest, rows: Rows) -> BundleBefore | ReportBefore:
+    """Return the candidate of an earlier report: its bundle if it is still in its place, else the report's content."""
+    report = files.read(file)
+    subject = report.subjects[-1]
+    check_same_task(subject.identity, side.task, f"The bundle of {file}")
+    packed = subject.predictions
+    if packed is None:
         raise UsageError(
-            f"{file} holds no predictions to compare with. Make one that does: edgekit baseline BUNDLE --samples FILE -o {file}",
+            f"{file} contains no predictions to compare with. "
+            f"Write a baseline: edgekit baseline BUNDLE --samples FILE -o {file}",
             code="baseline-no-predictions",
         )
-    if side.settings == found.settings:
-        note = ""  # the bundle against itself: there is nothing to be proved in turns
-    elif (other := _at_hand(file.parent / found.path, found, side)) is not None:
-        return BundleBefore(
-            other,
-            f"The bundle of {file.name} is still at {found.path}: both ran in turns, and the file's own times decide nothing.",
-        )
-    else:
-        note = (
-            f"The bundle of {file.name} is no longer at {found.path}: its times are those of the file."
-            if found.path
-            else ""
-        )
-    packed = found.predictions
-    if not matches(earlier.samples, given.digest):
-        why = f"the samples are not those of {file.name}: they changed since, or are others"
-        if found.score_name != side.task.metrics[0].name:
-            found = replace(found, **score_fields(side.task, None, None))
-        return ReportBefore(found, earlier.fingerprint, why_not=why, note=note)
+    note = ""
+    # A bundle that is compared with itself need not be timed against itself.
+    if side.settings != subject.settings:
+        other = _find_bundle(file.parent / subject.path, subject, side)
+        if other is not None:
+            return BundleBefore(
+                other,
+                f"The bundle of {file.name} is still at {subject.path}, so both bundles ran interleaved. "
+                "The latencies in the file are not used.",
+            )
+        if subject.path:
+            note = (
+                f"The bundle of {file.name} is no longer at {subject.path}, so its latencies are taken from the file."
+            )
+    has_other_metric = subject.score_name != side.task.metrics[0].name
+    if not matches(report.samples, rows.digest):
+        why_not = f"the samples differ from those of {file.name}: they have changed since, or are others"
+        if has_other_metric:
+            subject = replace(subject, **score_fields(side.task, None, None))
+        return ReportBefore(subject, report.fingerprint, why_not=why_not, note=note)
     outputs = predictions.unpack(packed)
-    if found.score_name != side.task.metrics[0].name:  # it was made with another metric
-        found = replace(found, **score_fields(side.task, given.evaluation, outputs))
-    untimely = (
-        ""
-        if earlier.speed is None or earlier.speed.comparable
-        else f"{file.name} says of its own times: {earlier.speed.why_not}"
-    )
-    return ReportBefore(found, earlier.fingerprint, outputs, untimely=untimely, note=note)
+    if has_other_metric:
+        subject = replace(subject, **score_fields(side.task, rows.evaluation, outputs))
+    latency_why_not = ""
+    if report.speed is not None and not report.speed.comparable:
+        latency_why_not = f"{file.name} marks its own latencies as incomparable: {report.speed.why_not}"
+    return ReportBefore(subject, report.fingerprint, outputs, latency_why_not=latency_why_not, note=note)
 
 
-def _at_hand(place: Path, found: Subject, side: Side) -> Side | None:
-    """The bundle of a baseline, where it was left: the very same, files and settings. Another one there, or a damaged one, is none."""
-    if not found.path or not place.is_dir():
+def _find_bundle(path: Path, subject: Subject, side: BundleUnderTest) -> BundleUnderTest | None:
+    """Return the bundle of a baseline from its recorded path; None if it is missing, damaged or another bundle."""
+    if not subject.path or not path.is_dir():
         return None
     try:
-        other = _like(opened(place, side.trust, threads=side.threads), side)
+        other = _match_stand_in(open_for_test(path, side.trust, threads=side.threads), side)
     except EdgekitError:
         return None
-    return other if other.settings == found.settings else None
+    return other if other.settings == subject.settings else None

@@ -1,7 +1,7 @@
-"""Latency and throughput by batch and length, on token ids: what the engine does, without the tokenizer.
+"""Latency and throughput by batch size and length, on encoded rows, i.e. without the tokenizer.
 
-Beside each time stands the least that its linear layers could take here (``roofline``), and the share of that limit which
-the median reaches. The limit is what the machine can do undisturbed; a median on a busy machine is not, and its share falls.
+Each latency has an arithmetic limit, the least time of the linear layers on this machine (``roofline``), and the share
+of the limit that the median reaches. The limit assumes an idle machine, so the share falls on a busy one.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from edgekit.stats.percentiles import Latency, latency
 
 __all__ = ["Bench", "Point", "bench"]
 
-_WARM_UP = 5
-_FEWEST = 11  # calls that a median needs
+_WARM_UP_CALLS = 5
+_MIN_CALLS = 11  # calls that an estimate of the median needs
 
 
 @dataclass(frozen=True)
 class Point:
-    """One pair of batch and length.
+    """Measurements of one batch size and length.
 
     Attributes:
-        batch: rows.
-        length: tokens of each row; None where all rows have one shape.
-        latency: of one call.
-        rows_per_s: throughput at the mean time.
-        limit_ms: arithmetic limit of one call; None where it is not known.
-        share: of the limit that is reached, limit over median time: 1.0 is all of it; None where the limit is not known.
+        batch: Number of rows per call.
+        length: Number of tokens per row; None if all rows have one shape.
+        latency: Latency of one call.
+        rows_per_s: Throughput at the mean latency, in rows per second.
+        limit_ms: Arithmetic limit of one call, in ms; None if it is not known.
+        share: Limit divided by the median latency, so 1.0 is the limit; None if the limit is not known.
     """
 
     batch: int
@@ -62,21 +62,21 @@ class Point:
 
 @dataclass(frozen=True, repr=False)
 class Bench(Recorded):
-    """All pairs.
+    """Measurements of all batch sizes and lengths.
 
     Attributes:
-        bundle: its path.
-        backend: who ran it.
-        method: quantization method.
-        threads: threads of one call.
-        cpu: the processor's name, with that of the GPU before it where that is what computes.
-        points: pairs of batch and length, in the order asked for.
-        linear_macs: multiply-accumulates of one token in the linear layers; 0 where the bundle does not state them.
-        rate: of this backend's best matrix product in the bundle's precision; None where it is not known.
-        machine: the device that ran it, where that was another one; ``bundle`` is a path there then.
-        left_out: batch x length that no profile of the engine holds.
-        rows: ``alone`` where rows of a batch were run one by one, as a list is.
-        max_tokens: rows times length of one call at most, more were run as several; 0: no limit.
+        bundle: Path of the bundle.
+        backend: Name of the backend that ran.
+        method: Quantization method.
+        threads: Number of threads per call.
+        cpu: Name of the processor, after the name of the GPU if the bundle ran on one.
+        points: Measurements, in the order of the options.
+        linear_macs: Multiply-accumulate operations per token in the linear layers; 0 if the bundle does not state them.
+        rate: Rate of the backend's fastest matrix product in the bundle's precision; None if it is not known.
+        machine: Address of the device that ran it, on which ``bundle`` is a path; empty for this machine.
+        left_out: Pairs ``BATCH x LENGTH`` that no profile of the engine accepts.
+        rows: ``alone`` if the rows of a batch ran one by one, as in a list of inputs; else ``together``.
+        max_tokens: Maximum number of rows times length per call; a larger batch took several calls. 0 for no limit.
     """
 
     bundle: str
@@ -93,48 +93,60 @@ class Bench(Recorded):
     max_tokens: int = 0
 
     def text(self) -> str:
-        """For a terminal."""
-
-        def ms(value: float | None, form: str = ".2f") -> str:
-            return "-" if value is None else format(value, form)
-
-        rows: list[tuple[str, ...]] = [
-            (
-                str(p.batch),
-                str(p.length or "-"),
-                ms(p.latency.p50_ms),
-                ms(p.latency.p90_ms),
-                ms(p.latency.p99_ms),
-                str(p.latency.count),
-                f"{p.rows_per_s:.0f}",
-            )
-            for p in self.points
-        ]
-        header: tuple[str, ...] = ("batch", "length", "p50 ms", "p90 ms", "p99 ms", "calls", "rows/s")
+        """Return the measurements as a table for a terminal."""
         where = f" on {self.machine}" if self.machine else ""
         head = f"{self.bundle}{where}: {self.method} on {self.backend}, {self.threads} thread(s), {self.cpu}"
         if self.rate is not None:
             head += f", {self.rate.text()}"
+        header: tuple[str, ...] = ("batch", "length", "p50 ms", "p90 ms", "p99 ms", "calls", "rows/s")
+        if self.rate is not None:
             header += ("limit ms", "share")
-            rows = [(*row, ms(p.limit_ms), ms(p.share, ".0%")) for row, p in zip(rows, self.points, strict=True)]
-            about = f"limit: {2 * self.linear_macs} operations a token in linear layers, at the rate of that GEMM; share: limit / p50"
-        elif any(p.length is None for p in self.points):
-            about = "no limit and no share of it: it is stated for tokens, and rows of one shape have none"
-        elif self.linear_macs <= 0:
-            about = "no limit and no share of it: the bundle does not state the multiply-accumulates of a token: it has several graphs, or is to be built again"
-        elif backends.get(self.backend).ENGINES:
-            about = "no limit and no share of it: it is stated for CPUs alone"
-        else:
-            about = f"no limit and no share of it: {self.backend} ran no GEMM in the bundle's precision"
+        notes = ["-: too few calls for this percentile; increase --seconds", self._limit_note()]
         if self.rows == "alone":
-            about += ")\n(rows are run one by one, as in a list: in one call an answer would depend on the other rows"
+            notes.append("rows ran one by one, as in a list: in one call, an answer would depend on the other rows")
         elif self.max_tokens:
-            about += f")\n(more than {self.max_tokens} tokens take several calls, as in a list"
+            notes.append(f"more than {self.max_tokens} tokens take several calls, as in a list")
         if self.left_out:
-            about += f")\n(left out, outside the engine's profiles: {', '.join(self.left_out)}"
-        notes = f"(-: too few calls for that percentile; give it more --seconds)\n({about})"
+            notes.append(f"left out, not accepted by the engine's profiles: {', '.join(self.left_out)}")
         first = wrap_lines(f"{head}; encoded rows in, outputs out")
-        return f"{first}\n{table(header, rows, left=())}\n{wrap_lines(notes)}"
+        last = wrap_lines("\n".join(f"({note})" for note in notes))
+        return f"{first}\n{table(header, [self._row(point) for point in self.points], left=())}\n{last}"
+
+    def _row(self, point: Point) -> tuple[str, ...]:
+        """Return the cells of one point."""
+        row: tuple[str, ...] = (
+            str(point.batch),
+            str(point.length or "-"),
+            _format(point.latency.p50_ms),
+            _format(point.latency.p90_ms),
+            _format(point.latency.p99_ms),
+            str(point.latency.count),
+            f"{point.rows_per_s:.0f}",
+        )
+        if self.rate is not None:
+            row += (_format(point.limit_ms), _format(point.share, ".0%"))
+        return row
+
+    def _limit_note(self) -> str:
+        """Return the definition of the limit, or the reason why there is none."""
+        if self.rate is not None:
+            operations = 2 * self.linear_macs
+            return f"limit: {operations} operations per token in linear layers, at that GEMM's rate; share: limit / p50"
+        reason = f"{self.backend} ran no GEMM in the bundle's precision"
+        if any(point.length is None for point in self.points):
+            reason = "it is defined per token, and rows of one shape have no tokens"
+        elif self.linear_macs <= 0:
+            reason = (
+                "the bundle does not state the operations per token, because it has several graphs or was built by "
+                "an earlier version"
+            )
+        elif backends.get(self.backend).ENGINES:
+            reason = "it is only defined for CPUs"
+        return f"no limit and no share: {reason}"
+
+
+def _format(value: float | None, form: str = ".2f") -> str:
+    return "-" if value is None else format(value, form)
 
 
 @takes_paths("bundle")
@@ -145,101 +157,123 @@ def bench(
     trust: Trust | None = None,
     progress: Progress = silent,
 ) -> Bench:
-    """Time every pair of batch and length, at least 11 calls each; pairs that an engine's profiles do not hold are left out.
+    """Measure the latency of every pair of batch size and length, with at least 11 calls each.
 
-    Where all rows have one shape, lengths have no meaning, and each batch is timed once.
+    Pairs that no profile of an engine accepts are left out. If all rows have one shape, lengths are ignored and each
+    batch size is measured once.
 
     Args:
         bundle: Folder of the bundle.
         options: Options; None for the defaults.
-        trust: Keys of makers whose bundles may be opened; None for anybody's.
-        progress: Function that is called after each pair.
+        trust: Trusted keys of bundle makers; None to accept any bundle.
+        progress: Progress callback, called after each pair.
 
     Raises:
-        InputError: for a length that the model does not take, or where no pair is left.
-        UsageError: for a bundle of a device on ONNX Runtime, whose times are not the device's.
+        InputError: If the model does not accept a length, or the engine accepts none of the pairs.
+        UsageError: If the bundle would run on ONNX Runtime in place of its device, whose latency differs.
     """
     chosen = options or BenchOptions()
-    batches, lengths, seconds = chosen.batches, chosen.lengths, chosen.seconds
     opened = open_bundle(bundle, trust)
     if stand_in_variants(opened.manifest.variants, chosen.backend):
         raise UsageError(
-            f"{bundle} runs on a device alone, and the times of a stand-in on this CPU would not be the device's. "
-            "Time it there: edgekit bench BUNDLE --on ssh://HOST",
+            f"{bundle} runs only on its device, and a stand-in on this CPU has other latencies. "
+            "Measure on the device: edgekit bench BUNDLE --on ssh://HOST",
             code="stand-in-no-times",
         )
     with load(bundle, backend=chosen.backend, threads=chosen.threads, trust=trust) as session:
         info = session.info
         variant = next(v for v in opened.manifest.variants if (v.backend, v.method) == (info.backend, info.method))
-        sizes: Sequence[int | None] = (None,) if info.max_length is None else lengths
-        if info.max_length is not None and max(lengths) > info.max_length:
-            raise InputError(
-                f"Length {max(lengths)} is more than the {info.max_length} tokens that this model takes. Give --lengths up to that.",
-                code="length-too-long",
-            )
-        asked = [(b, n) for b in batches for n in sizes]
+        requested = _request_pairs(chosen, info.max_length)
         axes = merge_signatures(opened.manifest.signatures).varying[:1]
-        pairs = [
-            (b, n)
-            for b, n in asked
-            if variant.engine is None
-            or variant.engine.holds({"batch": b, **{axis: n for axis in axes if n is not None}})
-        ]
+        pairs = [pair for pair in requested if _is_accepted(variant, axes, *pair)]
         if not pairs and variant.engine is not None:
             raise InputError(
-                f"The engine holds none of the batches and lengths that were asked for. It accepts: {variant.engine.accepts()}. Give others.",
+                "The engine accepts none of the requested batch sizes and lengths. "
+                f"It accepts: {variant.engine.accepts()}. Change --batches or --lengths.",
                 code="engine-profiles",
             )
-        # A GPU's own limit is not that of a CPU's GEMM, and TensorRT would have to make an engine to measure it.
-        rate = (
-            _rate(session, variant)
-            if variant.linear_macs > 0 and variant.engine is None and info.max_length is not None
-            else None
-        )
+        rate = None
+        # A CPU's GEMM says nothing about a GPU, and TensorRT would have to build an engine to measure one.
+        if variant.linear_macs > 0 and variant.engine is None and info.max_length is not None:
+            rate = _measure_rate(session, variant)
         points = []
         for index, (batch, length) in enumerate(pairs):
-            points.append(_point(session, batch, length, seconds, variant.linear_macs, rate))
+            points.append(_measure_point(session, batch, length, chosen.seconds, variant.linear_macs, rate))
             progress("bench", index + 1, len(pairs))
-        left_out = tuple(f"{b}" if n is None else f"{b} x {n}" for b, n in asked if (b, n) not in pairs)
-    computes = machine_name(variant.engine is not None)
-    done, macs = tuple(points), variant.linear_macs
+    left_out = []
+    for batch, length in requested:
+        if (batch, length) not in pairs:
+            left_out.append(f"{batch}" if length is None else f"{batch} x {length}")
     return Bench(
-        str(bundle),
-        info.backend,
-        info.method,
-        info.threads,
-        computes,
-        done,
-        macs,
-        rate,
-        "",
-        left_out,
-        info.rows,
-        info.max_tokens,
+        bundle=str(bundle),
+        backend=info.backend,
+        method=info.method,
+        threads=info.threads,
+        cpu=machine_name(variant.engine is not None),
+        points=tuple(points),
+        linear_macs=variant.linear_macs,
+        rate=rate,
+        left_out=tuple(left_out),
+        rows=info.rows,
+        max_tokens=info.max_tokens,
     )
 
 
-def _rate(session: Session, variant: Variant) -> Rate | None:
-    """Rate of the session's backend, device and threads, in the precision that most of its linear layers run in."""
+def _request_pairs(options: BenchOptions, max_length: int | None) -> list[tuple[int, int | None]]:
+    """Return the pairs of batch size and length that the options request.
+
+    Raises:
+        InputError: If the model does not accept a length.
+    """
+    if max_length is None:
+        return [(batch, None) for batch in options.batches]
+    longest = max(options.lengths)
+    if longest > max_length:
+        raise InputError(
+            f"Length {longest} exceeds the model's maximum of {max_length} tokens. Reduce --lengths.",
+            code="length-too-long",
+        )
+    return [(batch, length) for batch in options.batches for length in options.lengths]
+
+
+def _is_accepted(variant: Variant, axes: Sequence[str], batch: int, length: int | None) -> bool:
+    """Return whether a profile of the variant's engine accepts a batch size and length; true without an engine."""
+    if variant.engine is None:
+        return True
+    sizes = {"batch": batch}
+    if length is not None:
+        sizes |= dict.fromkeys(axes, length)
+    return variant.engine.holds(sizes)
+
+
+def _measure_rate(session: Session, variant: Variant) -> Rate | None:
+    """Return the rate of the session's backend, device and threads, in the precision of most of its linear layers."""
     executed = session.executed_precision()
-    mixed = "int8" if backends.is_int8(executed) else "float32"
+    precision = executed
+    if executed.startswith("int8"):
+        precision = "int8" if backends.is_int8(executed) else "float32"
     with contextlib.closing(backends.get(variant.backend).open_device(variant.device, session.info.threads)) as device:
-        return measure(device, mixed if executed.startswith("int8") else executed)
+        return measure(device, precision)
 
 
-def _point(
+def _measure_point(
     session: Session, batch: int, length: int | None, seconds: float, linear_macs: int, rate: Rate | None
 ) -> Point:
+    """Measure the latency of one batch size and length for ``seconds``, after a warm-up."""
     rows = session.example_rows(batch, 1 if length is None else length)
-    for _ in range(_WARM_UP):
+    for _ in range(_WARM_UP_CALLS):
         session.run_rows(rows, alone=False)
     times: list[float] = []
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < _FEWEST:
+    while time.perf_counter() < end or len(times) < _MIN_CALLS:
         start = time.perf_counter()
         session.run_rows(rows, alone=False)
         times.append((time.perf_counter() - start) * 1e3)
-    taken = latency(times)
-    limit = None if rate is None or length is None else limit_ms(linear_macs, batch * length, rate.gops)
-    share = None if limit is None or taken.p50_ms is None else limit / taken.p50_ms
-    return Point(batch, length, taken, batch * 1e3 / float(np.mean(times)), limit, share)
+    measured = latency(times)
+    limit = None
+    if rate is not None and length is not None:
+        limit = limit_ms(linear_macs, batch * length, rate.gops)
+    share = None
+    if limit is not None and measured.p50_ms is not None:
+        share = limit / measured.p50_ms
+    return Point(batch, length, measured, batch * 1e3 / float(np.mean(times)), limit, share)

@@ -1,6 +1,6 @@
-"""What the verbs ``eval``, ``baseline``, ``compare`` and ``check`` measure, set side by side and judge.
+"""Measurements of the verbs ``eval``, ``baseline``, ``compare`` and ``check``.
 
-Nothing here needs torch: a teacher comes in as a function from inputs to outputs, or as a file of them.
+This module does not import torch: a teacher is a function from inputs to outputs, or a file with its outputs.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from pathlib import Path
 from edgekit.bundle.signature import Trust
 from edgekit.machine.cpu import cpus
 from edgekit.report import baselines, gating
-from edgekit.report.before import Before, BundleBefore, known
-from edgekit.report.run import Run, framed, measured, noise, solo_subject
-from edgekit.report.side import answered, opened, subject, variant_of
+from edgekit.report.before import BaselineRef, BundleBefore, load_baseline
+from edgekit.report.run import Run, build_report, measure, measure_alone, measure_noise
+from edgekit.report.side import open_for_test, predict_all
+from edgekit.report.summarize import summarize_bundle, variant_of
 from edgekit.spec.errors import UsageError
 from edgekit.spec.gates import OFF
 from edgekit.spec.options import BaselineOptions, CheckOptions, CompareOptions, MeasureOptions
@@ -40,29 +41,29 @@ def report(
     trust: Trust | None = None,
     progress: Progress = silent,
 ) -> Report:
-    """Measure everything that can be measured of one bundle.
+    """Measure one bundle: accuracy, latency, footprint and scenarios; with a reference, also the comparison.
 
     Args:
         bundle: Folder of the bundle.
-        samples: Labelled rows.
-        options: Options; None for the defaults. ``reference`` is what :data:`edgekit.report.before.Before` says.
-        trust: Keys of makers whose bundles may be opened; None for anybody's.
-        progress: Function that is called with the progress of each part.
+        samples: Labelled samples, a path or rows in memory.
+        options: Options; None for the defaults. ``reference`` is a :data:`edgekit.report.before.BaselineRef`.
+        trust: Trusted keys of bundle makers; None to accept any bundle.
+        progress: Progress callback, called by each step.
 
     Raises:
-        EdgekitError: when the bundle, the samples or the reference cannot be used.
+        EdgekitError: If the bundle, the samples or the reference cannot be used.
     """
     chosen = options or MeasureOptions()
     chosen = replace(chosen, gates=OFF if chosen.gates is None else chosen.gates)
-    run = Run.begin(partial(opened, bundle, trust, chosen.backend, chosen.threads), samples, chosen, progress)
-    against = None if chosen.reference is None else known(chosen.reference, run.side, run.rows)
-    whole = measured("report", run, against)
+    run = Run.begin(partial(open_for_test, bundle, trust, chosen.backend, chosen.threads), samples, chosen, progress)
+    against = None if chosen.reference is None else load_baseline(chosen.reference, run.side, run.rows)
+    result = measure("report", run, against)
     scenarios = SCENARIOS if chosen.scenarios is None else tuple(chosen.scenarios)
     if not scenarios or run.side.stand_in_for:
-        return whole
+        return result
     with run.side.worker() as worker:
         worker.start(run.rows.inputs[0])
-        done = run_scenarios(
+        measurements = run_scenarios(
             worker,
             run.rows.inputs,
             scenarios,
@@ -71,7 +72,8 @@ def report(
             seed=chosen.seed,
             progress=progress,
         )
-    return replace(whole, subjects=(*whole.subjects[:-1], replace(whole.subjects[-1], scenarios=done)))
+    candidate = replace(result.subjects[-1], scenarios=measurements)
+    return replace(result, subjects=(*result.subjects[:-1], candidate))
 
 
 @takes_paths("bundle", "file")
@@ -84,46 +86,54 @@ def baseline(
     trust: Trust | None = None,
     progress: Progress = silent,
 ) -> Report:
-    """Measure what :func:`check` needs of a bundle to stand in for it later: answers, footprint, and latency on this machine in one session.
+    """Measure the baseline that :func:`check` compares with later, when the bundle is no longer available.
 
-    Beside the bundle probe kernels are timed, which tell what the machine was worth.
+    It has the answers, the footprint, and the latency on this machine in one session. Probe kernels are timed beside
+    the bundle, to measure the speed of the machine itself.
 
     Args:
         bundle: Folder of the bundle.
-        samples: Labelled rows.
-        file: File that the caller will write the report to: the bundle's place is noted relative to it, and a check looks there. With ``append`` the
-            sessions of the baseline in it, if there is one, are kept, and this one is added.
+        samples: Labelled samples, a path or rows in memory.
+        file: File that the caller will write the report to; None for no file. The path of the bundle is recorded
+            relative to its folder, so that a check can find the bundle. With ``append``, the session is added to the
+            baseline in this file, if it exists.
         options: Options; None for the defaults.
-        trust: Keys of makers whose bundles may be opened; None for anybody's.
-        progress: Function that is called with the progress of each part.
+        trust: Trusted keys of bundle makers; None to accept any bundle.
+        progress: Progress callback, called by each step.
 
     Raises:
-        UsageError: beside the errors of :func:`report`, where the baseline in ``file`` is of another bundle, other samples or another machine.
+        UsageError: If the bundle would run on a stand-in for its device, or with ``append``, if the baseline in
+            ``file`` is one of another bundle, other samples or another machine.
+        EdgekitError: If the bundle or the samples cannot be used.
     """
     chosen = options or BaselineOptions()
     shared = CompareOptions(columns=chosen.columns, max_time=0.0, seed=chosen.seed, metric=chosen.metric)
-    run = Run.begin(partial(opened, bundle, trust, chosen.backend, chosen.threads), samples, shared, progress)
+    run = Run.begin(partial(open_for_test, bundle, trust, chosen.backend, chosen.threads), samples, shared, progress)
     if run.side.stand_in_for:
         raise UsageError(
-            f"A baseline holds the times of {bundle} on its device, and a stand-in has none. Make it on the device.",
+            f"A baseline contains the latency of {bundle} on its device, which a stand-in cannot measure. "
+            "Run edgekit baseline on the device.",
             code="stand-in-no-times",
         )
     earlier = None
     if chosen.append and file is not None and Path(file).exists():
-        earlier = baselines.earlier(Path(file), run.side, run.rows, run.begun)
-    found = answered(run.side, run.rows, progress)
-    variant = variant_of(run.side, found)
+        earlier = baselines.read_earlier(Path(file), run.side, run.rows, run.begun)
+    predictions = predict_all(run.side, run.rows, progress)
+    variant = variant_of(run.side, predictions)
     threads = max(1, min(run.side.threads or variant.threads, cpus()) // variant.streams)
-    probed = (found.backend, threads, ()) if earlier is None else baselines.probes_of(earlier.subjects[0])
-    now = solo_subject(run, found, probed)
-    whole = framed("baseline", run, (baselines.placed(now, run.side, file),), None)
-    whole = whole if earlier is None else baselines.continued(earlier, whole)
-    return replace(whole, notes=(*whole.notes, *baselines.advice(whole.subjects[0])))
+    probes: tuple[str, int, tuple[str, ...]] = (predictions.backend, threads, ())
+    if earlier is not None:
+        probes = baselines.probes_of(earlier.subjects[0])
+    measurements = measure_alone(run, predictions, probes)
+    result = build_report("baseline", run, (baselines.record_path(measurements, run.side, file),), None)
+    if earlier is not None:
+        result = baselines.append_session(earlier, result)
+    return replace(result, notes=(*result.notes, *baselines.advice(result.subjects[0])))
 
 
 @takes_paths("after")
 def compare(
-    before: Before,
+    before: BaselineRef,
     after: str | Path,
     samples: SampleSource,
     *,
@@ -131,71 +141,77 @@ def compare(
     trust: Trust | None = None,
     progress: Progress = silent,
 ) -> Report:
-    """Compare two bundles, or a bundle and its teacher, row by row and in turns by the clock; with what only describes them.
+    """Compare a bundle with another one, or with its teacher: accuracy, interleaved latency and diagnostics.
+
+    The diagnostics, robustness and faithfulness, have no gates.
 
     Args:
-        before: Model to compare with, see :data:`edgekit.report.before.Before`.
+        before: Baseline, see :data:`edgekit.report.before.BaselineRef`.
         after: Folder of the bundle.
-        samples: Labelled rows.
+        samples: Labelled samples, a path or rows in memory.
         options: Options; None for the defaults.
-        trust: Keys of makers whose bundles may be opened; None for anybody's.
-        progress: Function that is called with the progress of each part.
+        trust: Trusted keys of bundle makers; None to accept any bundle.
+        progress: Progress callback, called by each step.
 
     Raises:
-        EdgekitError: when a bundle, the samples or the gates cannot be used.
+        EdgekitError: If a bundle, the samples or the gates cannot be used.
     """
     chosen = options or CompareOptions()
-    run = Run.begin(partial(opened, after, trust, chosen.backend), samples, chosen, progress)
-    return measured("compare", run, known(before, run.side, run.rows))
+    run = Run.begin(partial(open_for_test, after, trust, chosen.backend), samples, chosen, progress)
+    return measure("compare", run, load_baseline(before, run.side, run.rows))
 
 
 @takes_paths("bundle")
 def check(
     bundle: str | Path,
-    baseline: Before,
+    baseline: BaselineRef,
     samples: SampleSource,
     *,
     options: CheckOptions | None = None,
     trust: Trust | None = None,
     progress: Progress = silent,
 ) -> Report:
-    """Measure whether a bundle holds its gates against a baseline: what a CI job asks.
+    """Check whether a bundle passes its gates against a baseline, as a CI job does.
 
     Args:
         bundle: Folder of the bundle.
-        baseline: Model to compare with, see :data:`edgekit.report.before.Before`.
-        samples: Labelled rows.
-        options: Options; None for the defaults. With ``self_check`` the bundle is first timed against itself, for ``max_time`` seconds more, and margins
-            inside that noise are refused. ``strict``, ``allow_incomparable``, ``report`` and ``keys`` are the caller's to act on.
-        trust: Keys of makers whose bundles may be opened; None for anybody's.
-        progress: Function that is called with the progress of each part.
+        baseline: Baseline, see :data:`edgekit.report.before.BaselineRef`.
+        samples: Labelled samples, a path or rows in memory.
+        options: Options; None for the defaults. With ``self_check``, the bundle is first timed against itself, for
+            another ``max_time`` seconds, and margins below that noise floor are refused. ``strict``,
+            ``allow_incomparable``, ``report`` and ``keys`` are left to the caller.
+        trust: Trusted keys of bundle makers; None to accept any bundle.
+        progress: Progress callback, called by each step.
 
     Raises:
-        UsageError: beside the errors of :func:`compare`, where every gate is off, and for a margin below the noise floor.
+        UsageError: If every gate is off, or a margin is below the noise floor.
+        EdgekitError: If a bundle, the samples or the gates cannot be used.
     """
     chosen = options or CheckOptions()
-    run = Run.begin(partial(opened, bundle, trust, chosen.backend), samples, chosen, progress)
+    run = Run.begin(partial(open_for_test, bundle, trust, chosen.backend), samples, chosen, progress)
     if run.gates == OFF:
         raise UsageError(
-            "Every gate is off, so this check could never fail. Give a margin or a budget, or only compare: edgekit compare A B.",
+            "Every gate is off, so this check could never fail. Set a margin or a budget, or only compare: "
+            "edgekit compare A B.",
             code="gates-off",
         )
-    against = known(baseline, run.side, run.rows)
+    against = load_baseline(baseline, run.side, run.rows)
     if chosen.self_check and not isinstance(against, BundleBefore):
         raise UsageError(
-            "A self-check tells the noise of two bundles that take turns; this baseline is a file, which does not. Give a bundle as the baseline.",
+            "A self-check measures the noise of two bundles that run interleaved, but this baseline is a file. "
+            "Give a bundle as the baseline.",
             code="self-check-file",
         )
-    floor = noise(run) if chosen.self_check else None
+    floor = measure_noise(run) if chosen.self_check else None
     if floor is not None:
         gating.check_floor(run.gates, floor.noise_floor)
-    whole = measured("check", run, against)
-    for gate in whole.gates:
+    result = measure("check", run, against)
+    for gate in result.gates:
         _LOG.info("gate %s: %s", gate.name, gate.verdict)
-    _LOG.info("verdict: %s", whole.verdict)
-    if floor is None or whole.speed is None:
-        return whole
-    return replace(whole, speed=replace(whole.speed, noise_floor=floor.noise_floor))
+    _LOG.info("verdict: %s", result.verdict)
+    if floor is None or result.speed is None:
+        return result
+    return replace(result, speed=replace(result.speed, noise_floor=floor.noise_floor))
 
 
 @takes_paths("bundle")
@@ -207,14 +223,27 @@ def self_check(
     trust: Trust | None = None,
     progress: Progress = silent,
 ) -> Report:
-    """Time a bundle against itself: how large differences the noise of this machine alone can show. The arguments are those of :func:`check`."""
+    """Time a bundle against itself to measure how large a difference the noise of this machine alone can produce.
+
+    Args:
+        bundle: Folder of the bundle.
+        samples: Labelled samples, a path or rows in memory.
+        options: Options; None for the defaults.
+        trust: Trusted keys of bundle makers; None to accept any bundle.
+        progress: Progress callback, called by each step.
+
+    Raises:
+        UsageError: If the bundle would run on a stand-in for its device.
+        EdgekitError: If the bundle or the samples cannot be used.
+    """
     chosen = options or CheckOptions()
-    run = Run.begin(partial(opened, bundle, trust, chosen.backend), samples, chosen, progress)
+    run = Run.begin(partial(open_for_test, bundle, trust, chosen.backend), samples, chosen, progress)
     if run.side.stand_in_for:
         raise UsageError(
-            "A self-check measures the noise of times, and a stand-in has none of the device. Run it on the device.",
+            "A self-check measures the noise of latencies on the device, which a stand-in cannot measure. "
+            "Run it on the device.",
             code="stand-in-no-times",
         )
-    found = answered(run.side, run.rows, progress)
-    judged = noise(run)
-    return framed("self-check", run, (subject(run.side, run.rows, found, ()),), judged)
+    predictions = predict_all(run.side, run.rows, progress)
+    speed = measure_noise(run)
+    return build_report("self-check", run, (summarize_bundle(run.side, run.rows, predictions, ()),), speed)

@@ -1,15 +1,15 @@
-"""What the task's score cannot see: numbers that moved together, and a label that hardly a row has.
+"""Companions of the task's score: mean absolute error for numbers, and recall of each label for unbalanced labels.
 
-Pearson's r of ``x / 2 + 2`` is that of ``x``, so the mean absolute error stands beside it, in units of the labels' standard deviation. The accuracy of a
-set of which one row in a hundred has a label falls by 0.01 when that label is never answered again, so the recall of each label stands beside it
-where labels are unbalanced.
+They detect losses that the score cannot see. Pearson's r of ``x / 2 + 2`` equals that of ``x``, so the mean absolute
+error is reported too, in standard deviations of the labels. If one row in a hundred has a certain label, a model that
+never answers it again loses only 0.01 of accuracy, so the recall of each label is reported too.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,23 +33,30 @@ __all__ = [
 ]
 
 UNBALANCED = 2.0
-"""Times the rows of the rarest label that the most frequent one has, from which on labels are unbalanced."""
+"""Ratio of the most frequent to the rarest label from which labels are unbalanced."""
 
-ERROR_OF_DROP, RECALL_OF_DROP = 2.0, 5.0
-"""A build allows an error that grows by as many standard deviations, and a recall that falls by as much, for each unit of its ``accuracy_drop``: at
-0.01 these are 0.02 and 0.05, the margins of a check."""
+ERROR_OF_DROP = 2.0
+"""Growth of the error, in standard deviations, that a build allows per unit of its ``accuracy_drop``.
+
+At a drop of 0.01 it is 0.02, the margin of a check.
+"""
+
+RECALL_OF_DROP = 5.0
+"""Loss of a recall that a build allows per unit of its ``accuracy_drop``; at 0.01 it is 0.05, the margin of a check."""
 
 _ALPHA = (1 - CONFIDENCE) / 2
 
 
 @dataclass(frozen=True)
 class Error:
-    """Mean absolute error of two models on the same rows, paired.
+    """Paired comparison of the mean absolute errors of two models.
+
+    All values but ``deviation`` are in standard deviations of the labels.
 
     Attributes:
-        before, after: in units of the labels' standard deviation, averaged over the outputs.
-        low, high: 90 % interval of ``after - before``.
-        deviation: the labels' standard deviation; of several outputs their mean.
+        before, after: Mean absolute errors of the two models, averaged over the outputs.
+        low, high: Ends of the 90 % interval of ``after - before``.
+        deviation: Standard deviation of the labels; the mean over several outputs.
     """
 
     before: float
@@ -60,152 +67,200 @@ class Error:
 
     @property
     def growth(self) -> float:
-        """``after - before``."""
+        """Growth of the error: ``after - before``."""
         return self.after - self.before
 
 
 def error(task: Task, before: Sequence[Arrays], after: Sequence[Arrays], truth: Sequence[Any]) -> Error | None:
-    """Compares the errors of two models that answer numbers: Student's t of the rows' differences.
+    """Compare the errors of two models that answer with numbers, by Student's t of the differences per row.
 
     Args:
-        task: of both.
-        before: outputs of the baseline or the reference, one row each.
-        after: outputs of the candidate.
-        truth: as ``task.parse_truth`` gives it; of rows with different inputs.
+        task: Task of both models.
+        before: Outputs of the baseline or the reference, one mapping per row.
+        after: Outputs of the candidate, one mapping per row.
+        truth: Ground truth of each row, see ``task.parse_truth``; the inputs of the rows differ.
 
     Returns:
-        None where answers are no numbers, for a single row, and where all labels of a number are equal.
+        The comparison; None if answers are not numbers, there are less than two rows, or all labels of an output are
+        equal.
     """
     if not isinstance(task, HasNumbers) or len(truth) < 2:
         return None
-    right, was = task.number_matrix(before, truth)
-    _, now = task.number_matrix(after, truth)
-    if (right.std(axis=0) == 0).any():
+    labels, answers_before = task.number_matrix(before, truth)
+    _, answers_after = task.number_matrix(after, truth)
+    if (labels.std(axis=0) == 0).any():
         return None
-    from scipy.stats import t  # not on a device, and slow to import
+    from scipy.stats import t  # scipy is not installed on devices, and slow to import.
 
-    deviation = right.std(axis=0, ddof=1)
-    errors = [(np.abs(answers - right) / deviation).mean(axis=1) for answers in (was, now)]
-    growth = errors[1] - errors[0]
-    arm = float(t.ppf(1 - _ALPHA, len(growth) - 1)) * float(growth.std(ddof=1)) / math.sqrt(len(growth))
+    deviation = labels.std(axis=0, ddof=1)
+    errors_before = (np.abs(answers_before - labels) / deviation).mean(axis=1)
+    errors_after = (np.abs(answers_after - labels) / deviation).mean(axis=1)
+    growth = errors_after - errors_before
+    half_width = float(t.ppf(1 - _ALPHA, len(growth) - 1)) * float(growth.std(ddof=1)) / math.sqrt(len(growth))
     middle = float(growth.mean())
-    return Error(float(errors[0].mean()), float(errors[1].mean()), middle - arm, middle + arm, float(deviation.mean()))
+    return Error(
+        before=float(errors_before.mean()),
+        after=float(errors_after.mean()),
+        low=middle - half_width,
+        high=middle + half_width,
+        deviation=float(deviation.mean()),
+    )
 
 
 def rows_of_items(task: HasLabels, outputs: Sequence[Arrays], truth: Sequence[Any]) -> np.ndarray | None:
-    """The row of each item that a task labels: int64 ``[items]``, ascending; None where rows are the items.
+    """Return the row of each item that a task labels, e.g. of each word.
 
     Args:
-        task: whose items they are.
-        outputs: of a model to these rows, one row each.
-        truth: as ``task.parse_truth`` gives it.
+        task: Task that labels the items.
+        outputs: Outputs of a model to the rows, one mapping per row.
+        truth: Ground truth of each row, see ``task.parse_truth``.
+
+    Returns:
+        Positions of rows, int64 ``[items]``, ascending; None if each row is one item.
     """
     if len(task.label_matrix(outputs, truth)[0]) == len(truth):
         return None
-    sizes = [len(task.label_matrix([row], [right])[0]) for row, right in zip(outputs, truth, strict=True)]
+    sizes = [len(task.label_matrix([row], [label])[0]) for row, label in zip(outputs, truth, strict=True)]
     return np.repeat(np.arange(len(sizes)), sizes)
 
 
 def recalls(
     task: Task, before: Sequence[Arrays], after: Sequence[Arrays], truth: Sequence[Any], margin: float
 ) -> tuple[Recall, ...]:
-    """Compares the recall of each label, where labels are unbalanced.
+    """Compare the recall of each label, if labels are unbalanced.
 
-    That a recall fell by more than the margin is tested exactly: were it the margin, every row would be lost with that probability and the share
-    of rows that are won, and as many losses as seen, or more, have the probability of a binomial tail. Parts of a row (words) are lost together, so
-    where rows have several items the rows are what varies: Student's t of the losses of each row beyond the margin. Over the labels the p-values
-    are Holm's.
+    The test of "a recall falls by no more than the margin" is exact: under this hypothesis, a row is lost with a
+    probability of at most the margin plus the share of gained rows, so the p-value is a tail of the binomial
+    distribution. Items of one row (words) are not independent. If rows have several items, the test is Student's t of
+    the losses per row beyond the margin. The p-values are adjusted by Holm over the labels.
 
     Args:
-        task: of both.
-        before: outputs of the baseline or the reference, one row each.
-        after: outputs of the candidate.
-        truth: as ``task.parse_truth`` gives it; of rows with different inputs.
-        margin: largest drop of a recall that is allowed, 0 to 1.
+        task: Task of both models.
+        before: Outputs of the baseline or the reference, one mapping per row.
+        after: Outputs of the candidate, one mapping per row.
+        truth: Ground truth of each row, see ``task.parse_truth``; the inputs of the rows differ.
+        margin: Largest allowed loss of a recall, 0 to 1.
 
     Returns:
-        The labels that a row has, in the model's order; none where answers are no labels, of one label, and where labels are balanced.
+        Recall of each label that occurs, in the model's order; empty if answers are not labels, the task or the rows
+        have a single label, or labels are balanced.
     """
     if not isinstance(task, HasLabels) or len(task.labels) < 2:
         return ()
-    right, was = task.label_matrix(before, truth)
-    now = task.label_matrix(after, truth)[1]
-    counts = right.sum(axis=0)
-    seen = np.flatnonzero(counts)
-    if len(seen) < 2 or counts[seen].max() < UNBALANCED * counts[seen].min():
+    labels, answers_before = task.label_matrix(before, truth)
+    answers_after = task.label_matrix(after, truth)[1]
+    counts = labels.sum(axis=0)
+    present = np.flatnonzero(counts)
+    if len(present) < 2 or counts[present].max() < UNBALANCED * counts[present].min():
         return ()
     owners = rows_of_items(task, before, truth)
-    found, p_values = [], []
-    for j in seen.tolist():
-        items = right[:, j]
-        old, new = was[items, j], now[items, j]
-        change = old.astype(int) - new.astype(int)
-        p_values.append(_exact(change, margin) if owners is None else _by_rows(change, owners[items], margin))
-        losses, gains = int((change > 0).sum()), int((change < 0).sum())
-        found.append((task.labels[j], len(change), float(old.mean()), float(new.mean()), losses, gains))
-    return tuple(Recall(*values, p_holm=p) for values, p in zip(found, holm(p_values), strict=True))
+    results = []
+    p_values = []
+    for column in present.tolist():
+        items = labels[:, column]
+        hits_before = answers_before[items, column]
+        hits_after = answers_after[items, column]
+        change = hits_before.astype(int) - hits_after.astype(int)
+        if owners is None:
+            p_values.append(_exact_p_value(change, margin))
+        else:
+            p_values.append(_p_value_by_row(change, owners[items], margin))
+        result = Recall(
+            label=task.labels[column],
+            rows=len(change),
+            before=float(hits_before.mean()),
+            after=float(hits_after.mean()),
+            losses=int((change > 0).sum()),
+            gains=int((change < 0).sum()),
+            p_holm=math.nan,  # It depends on the other labels.
+        )
+        results.append(result)
+    return tuple(replace(result, p_holm=p_holm) for result, p_holm in zip(results, holm(p_values), strict=True))
 
 
-def _exact(change: np.ndarray, margin: float) -> float:
-    """P-value of a recall that fell by no more than the margin, of items that are rows: 1 is a loss, -1 a gain."""
-    from scipy.stats import binom  # not on a device, and slow to import
+def _exact_p_value(change: np.ndarray, margin: float) -> float:
+    """Return the p-value of "the recall falls by no more than the margin", for rows with one item each.
 
-    losses, gains, n = int((change > 0).sum()), int((change < 0).sum()), len(change)
-    return float(binom.sf(losses - 1, n, min(margin + gains / n, 1.0))) if losses > gains else 1.0
+    Args:
+        change: Change of each item, int64 ``[items]``: 1 is a loss, -1 a gain.
+        margin: Largest allowed loss of the recall, 0 to 1.
+    """
+    from scipy.stats import binom  # scipy is not installed on devices, and slow to import.
+
+    losses = int((change > 0).sum())
+    gains = int((change < 0).sum())
+    count = len(change)
+    if losses <= gains:
+        return 1.0
+    return float(binom.sf(losses - 1, count, min(margin + gains / count, 1.0)))
 
 
-def _by_rows(change: np.ndarray, owners: np.ndarray, margin: float) -> float:
-    """The same where rows have several items: one-sided Student's t of each row's losses beyond the margin."""
-    from scipy.stats import t  # not on a device, and slow to import
+def _p_value_by_row(change: np.ndarray, owners: np.ndarray, margin: float) -> float:
+    """Return the same p-value for rows with several items: one-sided Student's t of the losses per row.
+
+    Args:
+        change: Change of each item, int64 ``[items]``: 1 is a loss, -1 a gain.
+        owners: Row of each item, int64 ``[items]``.
+        margin: Largest allowed loss of the recall, 0 to 1.
+    """
+    from scipy.stats import t  # scipy is not installed on devices, and slow to import.
 
     _, places = np.unique(owners, return_inverse=True)
-    beyond = np.bincount(places, change - margin)
-    rows, spread = len(beyond), float(beyond.std(ddof=1)) if len(beyond) > 1 else 0.0
-    if beyond.sum() <= 0:
+    excess = np.bincount(places, change - margin)
+    row_count = len(excess)
+    if excess.sum() <= 0:
         return 1.0
-    return float(t.sf(beyond.mean() / (spread / math.sqrt(rows)), rows - 1)) if spread else _exact(change, margin)
+    deviation = float(excess.std(ddof=1)) if row_count > 1 else 0.0
+    if not deviation:
+        return _exact_p_value(change, margin)
+    return float(t.sf(excess.mean() / (deviation / math.sqrt(row_count)), row_count - 1))
 
 
-def lost(found: tuple[Recall, ...]) -> Recall | None:
-    """The label whose recall surely fell by more than the margin, the one that lost most; None where there is none."""
-    return max((r for r in found if r.p_holm <= _ALPHA), key=lambda r: r.before - r.after, default=None)
+def lost(results: tuple[Recall, ...]) -> Recall | None:
+    """Return the label with the largest significant loss of recall beyond the margin; None if there is none."""
+    significant = [result for result in results if result.p_holm <= _ALPHA]
+    return max(significant, key=lambda result: result.before - result.after, default=None)
 
 
 def of_rows(
     task: Task, reference: Sequence[Arrays], candidate: Sequence[Arrays], truth: Sequence[Any], limit: float | None
 ) -> tuple[Error | None, str]:
-    """Both companions of a candidate of a build.
+    """Compare both companions for a candidate of a build.
 
     Args:
-        task: of the model.
-        reference: outputs, one row each.
-        candidate: outputs, one row each.
-        truth: as ``task.parse_truth`` gives it; of rows with different inputs.
-        limit: the budget's accuracy drop; None for no limit.
+        task: Task of the model.
+        reference: Outputs of the torch model, one mapping per row.
+        candidate: Outputs of the candidate, one mapping per row.
+        truth: Ground truth of each row, see ``task.parse_truth``; the inputs of the rows differ.
+        limit: Accuracy drop of the budget, in the score's unit; None for no limit.
 
     Returns:
-        The errors, and the label whose recall surely fell by more than the limit allows, in words.
+        The errors (None if they are not defined), and a text on the label with a significant loss of recall (empty if
+        there is none).
     """
-    found = (
-        None if limit is None else lost(recalls(task, reference, candidate, truth, min(RECALL_OF_DROP * limit, 1.0)))
-    )
-    said = (
-        ""
-        if found is None
-        else f"recall of '{found.label}' {found.before:.3f} to {found.after:.3f} on {found.rows} rows"
-    )
-    return error(task, reference, candidate, truth), said
+    recall = None
+    if limit is not None:
+        recall = lost(recalls(task, reference, candidate, truth, min(RECALL_OF_DROP * limit, 1.0)))
+    text = ""
+    if recall is not None:
+        text = f"recall of '{recall.label}' {recall.before:.3f} to {recall.after:.3f} on {recall.rows} rows"
+    return error(task, reference, candidate, truth), text
 
 
-def holds(found: Error | None, recall: str, limit: float | None, strict: bool) -> bool:
-    """Whether both are within what a build's budget allows.
+def holds(errors: Error | None, recall: str, limit: float | None, strict: bool) -> bool:
+    """Return whether both companions are within a build's budget.
 
     Args:
-        found: the errors of numbers.
-        recall: from :func:`of_rows`.
-        limit: the budget's accuracy drop; None for no limit.
-        strict: the upper end of the error's interval counts, not only what was seen.
+        errors: Errors from :func:`of_rows`; None if they are not defined.
+        recall: Text on a lost recall from :func:`of_rows`; empty if there is none.
+        limit: Accuracy drop of the budget, in the score's unit; None for no limit.
+        strict: True to require that the upper end of the error's interval is within the budget, not only the estimate.
     """
     if limit is None:
         return True
-    return not recall and (found is None or (found.high if strict else found.growth) <= ERROR_OF_DROP * limit + 1e-9)
+    if recall:
+        return False
+    if errors is None:
+        return True
+    growth = errors.high if strict else errors.growth
+    return growth <= ERROR_OF_DROP * limit + 1e-9

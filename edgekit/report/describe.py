@@ -1,4 +1,4 @@
-"""What describes two models, or one, without a gate: disturbed inputs, and which words an answer rests on."""
+"""Diagnostics without gates: scores on perturbed inputs, and agreement of the occlusion attributions."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Sequence
 
 from edgekit.report import robustness
-from edgekit.report.before import BundleBefore, Known, TeacherBefore
+from edgekit.report.before import Baseline, BundleBefore, TeacherBefore
 from edgekit.report.faithfulness import FaithfulnessOptions, faithfulness
 from edgekit.report.predictions import Answer
-from edgekit.report.side import Rows, Side
+from edgekit.report.side import BundleUnderTest, Rows
 from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Arrays
 from edgekit.spec.report import Faithfulness, Robustness
@@ -17,53 +17,60 @@ from edgekit.spec.subject import Perturbed
 
 __all__ = ["Description", "describe"]
 
-_DISTURBED = 200
+_PERTURBED_ROWS = 200
 
 Description = tuple[tuple[Perturbed, ...], tuple[Perturbed, ...], tuple[Robustness, ...], Faithfulness | None]
-"""The bundle under disturbed inputs, the other likewise, both on the same disturbed inputs, and how both explain their answers: the last three are empty
-where the other cannot be asked, the last one also where no input can be explained."""
+"""Robustness of the bundle, robustness of the baseline, comparison of both, and agreement of the attributions.
+
+The last three are empty or None if the baseline cannot be run. The last one is also None if no input can be explained.
+"""
 
 
 def describe(
-    side: Side,
-    known: Known | None,
-    given: Rows,
+    side: BundleUnderTest,
+    baseline: Baseline | None,
+    rows: Rows,
     outputs: tuple[Sequence[Arrays] | None, Sequence[Arrays]],
     seed: int,
-    words: bool,
+    include_text: bool,
     progress: Progress,
 ) -> Description:
-    """Asks a bundle, and what it is compared with where that answers, about disturbed and shortened inputs.
+    """Run the diagnostics of a bundle, and of its baseline if that can be run.
 
     Args:
-        side: the bundle.
-        known: the other; None to describe the bundle by itself.
-        given: the samples.
-        outputs: of the other and the bundle to these.
-        seed: of what is drawn.
-        words: show words of the inputs.
-        progress: told how far each part is.
+        side: Bundle.
+        baseline: Baseline; None for the bundle alone.
+        rows: Samples.
+        outputs: Outputs of the baseline and of the bundle to the samples, one mapping per row; None if the baseline's
+            are not known.
+        seed: Random seed for the choice of rows and for the perturbations.
+        include_text: True to include words of the inputs.
+        progress: Progress callback, called by each step.
     """
-    rows, disturbed = given.evaluation, robustness.disturb(given.inputs, side.task.modality, _DISTURBED, seed)
+    evaluation = rows.evaluation
     before, after = outputs
+    perturbed = robustness.disturb(rows.inputs, side.task.modality, _PERTURBED_ROWS, seed)
     with contextlib.ExitStack() as stack:
-        ask: Answer = stack.enter_context(side.worker()).predict
-        other: Answer | None = known.answer if isinstance(known, TeacherBefore) else None
-        if isinstance(known, BundleBefore):
-            other = stack.enter_context(known.side.worker()).predict
-        answers = robustness.outputs_of(ask, disturbed, progress)
-        own = robustness.own(rows, disturbed, after, answers)
-        if other is None or before is None:
-            return own, (), (), None
-        others = robustness.outputs_of(other, disturbed, progress)
+        answer: Answer = stack.enter_context(side.worker()).predict
+        answer_before: Answer | None = baseline.answer if isinstance(baseline, TeacherBefore) else None
+        if isinstance(baseline, BundleBefore):
+            answer_before = stack.enter_context(baseline.side.worker()).predict
+        perturbed_after = robustness.predict_disturbed(answer, perturbed, progress)
+        robustness_after = robustness.score_disturbed(evaluation, perturbed, after, perturbed_after)
+        if answer_before is None or before is None:
+            return robustness_after, (), (), None
+        perturbed_before = robustness.predict_disturbed(answer_before, perturbed, progress)
         filler = side.task.modality.filler()
-        if isinstance(known, BundleBefore) and known.side.task.modality.filler() != filler:
-            filler = ""  # of different ones neither stands for a word on both sides: words are left out
-        how = FaithfulnessOptions(seed=seed, include_text=words)
-        explained = faithfulness(rows, other, ask, given.ids, filler=filler, options=how, progress=progress)
+        # Different fillers are not neutral on both sides, so words are removed instead.
+        if isinstance(baseline, BundleBefore) and baseline.side.task.modality.filler() != filler:
+            filler = ""
+        options = FaithfulnessOptions(seed=seed, include_text=include_text)
+        explained = faithfulness(
+            evaluation, answer_before, answer, rows.ids, filler=filler, options=options, progress=progress
+        )
     return (
-        own,
-        robustness.own(rows, disturbed, before, others),
-        robustness.between(rows, disturbed, others, answers),
+        robustness_after,
+        robustness.score_disturbed(evaluation, perturbed, before, perturbed_before),
+        robustness.compare_disturbed(evaluation, perturbed, perturbed_before, perturbed_after),
         explained,
     )

@@ -1,113 +1,119 @@
-"""What differs between two bundles: their manifests, field by field, and how each ran."""
+"""Differences between two bundles: the fields of their manifests, and how each of them ran."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from edgekit.spec.manifest import TIMED_FILES, Manifest
 from edgekit.spec.parsing import plain, to_json
 from edgekit.spec.subject import Subject
 
-__all__ = ["SAME", "differences", "equal", "settings", "told"]
+__all__ = ["SAME", "describe_differences", "differences", "equal", "settings"]
 
 SAME = "both sides are the same bundle, files and settings"
 
-# Fields that say how a bundle came about or what it is called. All others decide what it answers and how fast, those of later versions too.
-_DESCRIBES = frozenset(
-    {
-        *(
-            "target",
-            "reason",
-            "score_name",
-            "higher_is_better",
-            "reference_score",
-            "trials",
-            "held_out",
-            "sensitivity",
-            "notes",
-            "verified",
-            "unverified",
-        ),
-        *("provenance", "name", "version", "expires", "built", "reference_check", "machine"),
-    }
-)
-_MEASURED = ("lists",)  # of a variant: what its build saw, which varies from build to build
-_RAN = ("backend", "method", "executed", "threads")
-_MOST = 8  # differences that are named
-_LONGEST = 60  # characters of a value
+# Fields that tell how a bundle was built or what it is called. All other fields, including those of later versions,
+# affect its answers or its latency.
+# fmt: off
+_DESCRIPTIVE = frozenset({
+    "target", "reason", "score_name", "higher_is_better", "reference_score", "trials", "held_out", "sensitivity",
+    "notes", "verified", "unverified", "provenance", "name", "version", "expires", "built", "reference_check",
+    "machine",
+})
+# fmt: on
+_MEASURED = ("lists",)  # fields of a variant that the build measures, so that they vary between builds
+_RUN_FIELDS = ("backend", "method", "executed", "threads")
+_MAX_PHRASES = 8
+_MAX_CHARACTERS = 60
 
 
 def settings(manifest: Manifest) -> dict[str, str]:
-    """What a manifest says of how its bundle runs, as text by name.
+    """Return everything in a manifest that affects how its bundle runs, as text by name.
 
     Args:
-        manifest: of the bundle.
+        manifest: Manifest of the bundle.
 
     Returns:
-        ``variant 1 threads``: ``2``, ``file graphs/model.onnx``: its digest, ``max_batch``: ``32`` ...; values that are no strings as JSON.
+        Text by name, e.g. ``variant 1 threads``: ``2``, ``max_batch``: ``32``, or the digest of ``file
+        graphs/model.onnx``. Values that are not strings are JSON.
     """
     data = plain(manifest)
-    variants, files = data.pop("variants"), data.pop("files")
-    named = {name: _text(value) for name, value in data.items() if name not in _DESCRIBES}
-    for place, variant in enumerate(variants, 1):
-        named |= {f"variant {place} {name}": _text(value) for name, value in variant.items() if name not in _MEASURED}
-    return named | {f"file {path}": str(entry["sha256"]) for path, entry in files.items() if path not in TIMED_FILES}
+    variants = data.pop("variants")
+    files = data.pop("files")
+    result = {name: _text(value) for name, value in data.items() if name not in _DESCRIPTIVE}
+    for number, variant in enumerate(variants, 1):
+        for name, value in variant.items():
+            if name not in _MEASURED:
+                result[f"variant {number} {name}"] = _text(value)
+    for path, entry in files.items():
+        if path not in TIMED_FILES:
+            result[f"file {path}"] = str(entry["sha256"])
+    return result
 
 
 def differences(before: Subject, after: Subject) -> list[str]:
-    """What differs between two bundles, a phrase each, e.g. ``variant 1 threads: 2, then 1``; empty where nothing does.
+    """Return the differences between two bundles, one phrase each, e.g. ``variant 1 threads: 2, then 1``.
 
-    Where one side's settings are not known (a report of EdgeKit 0.1), their content digests stand for the files.
+    If the settings of one side are not known (a report of EdgeKit 0.1), the content digests are compared instead.
     """
+    phrases: list[str] = []
     if before.settings and after.settings:
-        found = list(_settings(before.settings, after.settings))
-    else:
-        found = [] if before.digest == after.digest else ["the content of their files"]
-    ran = [name for name in _RAN if not any(phrase.startswith(f"variant 1 {name}:") for phrase in found)]
-    return found + [
-        f"ran with {name} {was}, then {now}"
-        for name in ran
-        if (was := getattr(before, name)) != (now := getattr(after, name))
-    ]
+        phrases = _compare_settings(before.settings, after.settings)
+    elif before.digest != after.digest:
+        phrases = ["the content of their files"]
+    result = list(phrases)
+    for name in _RUN_FIELDS:
+        is_named = any(phrase.startswith(f"variant 1 {name}:") for phrase in phrases)
+        value_before = getattr(before, name)
+        value_after = getattr(after, name)
+        if not is_named and value_before != value_after:
+            result.append(f"ran with {name} {value_before}, then {value_after}")
+    return result
 
 
 def equal(before: Subject, after: Subject) -> bool:
-    """Whether both are known to be one bundle, files and settings, that ran in one way."""
+    """Return whether both sides are known to be the same bundle, files and settings, and ran in the same way."""
     return bool(before.settings and after.settings) and not differences(before, after)
 
 
-def told(before: Subject, after: Subject) -> str:
-    """A sentence that says what differs between two bundles."""
-    found = differences(before, after)
-    if not found:
-        same = (
-            SAME.capitalize()
-            if equal(before, after)
-            else "Both sides have the same files (the baseline does not tell its settings)"
-        )
-        return f"{same}: what differs in their times is the machine."
-    files = any(phrase.startswith(("file ", "files ", "the content ")) for phrase in found)
-    more = f"; and {len(found) - _MOST} more" if len(found) > _MOST else ""
-    return f"{'What differs' if files else 'Their files are the same, their settings are not'}: {'; '.join(found[:_MOST])}{more}."
+def describe_differences(before: Subject, after: Subject) -> str:
+    """Return a sentence with the differences between two bundles."""
+    phrases = differences(before, after)
+    if not phrases:
+        subject = "Both sides have the same files (the baseline does not record its settings)"
+        if equal(before, after):
+            subject = SAME.capitalize()
+        return f"{subject}: any difference in latency comes from the machine."
+    subject = "The files are the same, the settings differ"
+    if any(phrase.startswith(("file ", "files ", "the content ")) for phrase in phrases):
+        subject = "The bundles differ"
+    more = f"; and {len(phrases) - _MAX_PHRASES} more" if len(phrases) > _MAX_PHRASES else ""
+    return f"{subject}: {'; '.join(phrases[:_MAX_PHRASES])}{more}."
 
 
-def _settings(was: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
-    """Settings first, then files: of those the names alone say something."""
-    order = {name: None for name in (*was, *now)}
-    changed = [name for name in order if was.get(name) != now.get(name)]
-    for name in (n for n in changed if not n.startswith("file ")):
-        yield f"{name}: {_cut(was.get(name))}, then {_cut(now.get(name))}"
-    for name in (n for n in changed if n.startswith("file ")):
-        yield name + (
-            " (content)" if name in was and name in now else " (only before)" if name in was else " (only now)"
-        )
+def _compare_settings(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """Return a phrase per difference: settings with both values, then the names of files."""
+    names = dict.fromkeys((*before, *after))
+    changed = [name for name in names if before.get(name) != after.get(name)]
+    settings_phrases = []
+    file_phrases = []
+    for name in changed:
+        if not name.startswith("file "):
+            settings_phrases.append(f"{name}: {_shorten(before.get(name))}, then {_shorten(after.get(name))}")
+        elif name not in after:
+            file_phrases.append(f"{name} (only before)")
+        elif name not in before:
+            file_phrases.append(f"{name} (only now)")
+        else:
+            file_phrases.append(f"{name} (content)")
+    return settings_phrases + file_phrases
 
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else to_json(value, sort_keys=True, ensure_ascii=False)
 
 
-def _cut(text: str | None) -> str:
+def _shorten(text: str | None) -> str:
     if text is None:
         return "none"
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+    return text if len(text) <= _MAX_CHARACTERS else text[: _MAX_CHARACTERS - 3] + "..."

@@ -1,4 +1,4 @@
-"""One bundle on labelled samples: score, latency, memory. The bundle runs in a process of its own."""
+"""Evaluation of one bundle on labelled samples: score, latency and memory. The bundle runs in its own process."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from edgekit import backends
 from edgekit import samples as sample_files
 from edgekit.bundle.signature import Trust
 from edgekit.machine.cpu import machine_name
-from edgekit.report.reference import question
-from edgekit.report.side import opened
+from edgekit.report.reference import check_reference
+from edgekit.report.side import open_for_test
 from edgekit.report.slices import score_slices
 from edgekit.report.table import shown_scores, table
 from edgekit.spec.options import EvaluateOptions
@@ -27,29 +27,30 @@ from edgekit.stats.percentiles import Latency, latency, samples_needed
 
 __all__ = ["BundleScores", "evaluate"]
 
-_INPUTS_A_REQUEST = 50
-_WARM_UP = 20
+_INPUTS_PER_REQUEST = 50
+_WARM_UP_INPUTS = 20
 
 
 @dataclass(frozen=True, repr=False)
 class BundleScores(Recorded):
-    """What was measured.
+    """Result of :func:`evaluate`.
 
     Attributes:
-        bundle: its path.
-        rows: samples.
-        truncated: samples that are longer than the model takes.
-        score_name, score: the task's score.
-        more_scores: name to value of its other scores.
-        latency: input to answer, one stream, batch 1.
-        first_answer_ms: process start to first answer.
-        memory_mb: peak resident memory of the predicting process, MiB.
-        size_mb: of the bundle on disk, MiB.
-        backend, method: what ran.
-        cpu: where.
-        notes: what should be known of the samples, a sentence each.
-        stand_in_for: Backends that ONNX Runtime on this CPU stood in for; empty where the bundle's own ran. Times and memory are not the device's then.
-        slices: Scores by slice, of the columns that were asked for.
+        bundle: Path of the bundle.
+        rows: Number of samples.
+        truncated: Number of samples that are longer than the model's maximum.
+        score_name, score: Name and value of the task's score.
+        more_scores: Other scores of the task, value by name.
+        latency: Latency from input to answer, for one stream and batch 1.
+        first_answer_ms: Time from process start to the first answer, in ms.
+        memory_mb: Peak resident memory of the predicting process, in MiB.
+        size_mb: Size of the bundle on disk, in MiB.
+        backend, method: Backend that ran, and quantization method.
+        cpu: Name of the processor, after the name of the GPU if the bundle ran on one.
+        notes: Notes on the samples, one sentence each.
+        stand_in_for: Backends that ONNX Runtime on this CPU stood in for, so that times and memory are not those of the
+            device; empty if the bundle ran on its own backend.
+        slices: Scores by slice, for the columns of the options.
     """
 
     bundle: str
@@ -70,29 +71,20 @@ class BundleScores(Recorded):
     slices: tuple[SliceScore, ...] = ()
 
     def text(self) -> str:
-        """For a terminal."""
-        cut = f", {self.truncated} longer than the model takes and truncated" if self.truncated else ""
-        times = [
-            (
-                q,
-                getattr(self.latency, f"p{q}_ms"),
-                f"not estimable from {self.latency.count} samples (needs {samples_needed(q)})",
-            )
-            for q in (50, 90, 99)
-        ]
-        latency = ", ".join(f"p{q} {few if value is None else f'{value:.2f} ms'}" for q, value, few in times)
-        ran_on = f"{self.backend}, a stand-in for {self.stand_in_for}" if self.stand_in_for else self.backend
+        """Return the result as text for a terminal."""
+        truncated = f", {self.truncated} longer than the model's maximum and truncated" if self.truncated else ""
+        backend = f"{self.backend}, a stand-in for {self.stand_in_for}" if self.stand_in_for else self.backend
         lines = [
-            ("bundle", f"{self.bundle} ({self.method} on {ran_on}, {self.size_mb:.1f} MB)"),
-            ("samples", f"{self.rows}{cut}"),
+            ("bundle", f"{self.bundle} ({self.method} on {backend}, {self.size_mb:.1f} MB)"),
+            ("samples", f"{self.rows}{truncated}"),
             (self.score_name, f"{self.score:.4f}"),
-            *((name, f"{value:.4f}") for name, value in shown_scores(self.more_scores).items()),
         ]
+        lines += [(name, f"{value:.4f}") for name, value in shown_scores(self.more_scores).items()]
         if self.stand_in_for:
-            lines.append(("latency", "incomparable, as are start and memory: measure them on the device"))
+            lines.append(("latency", "incomparable, like start and memory; measure them on the device"))
         else:
             lines += [
-                ("latency", f"{latency} (input to answer, one stream, batch 1)"),
+                ("latency", f"{self._format_latency()} (input to answer, one stream, batch 1)"),
                 ("start", f"{self.first_answer_ms:.0f} ms from process start to first answer"),
                 ("memory", f"{self.memory_mb:.0f} MB at the peak of the predicting process, one input at a time"),
             ]
@@ -107,6 +99,17 @@ class BundleScores(Recorded):
             text += "\n" + table(("slice", "rows", self.score_name), rows)
         return "\n".join([text, *(wrap_lines(f"note: {note}") for note in dict.fromkeys(self.notes))])
 
+    def _format_latency(self) -> str:
+        parts = []
+        for percent in (50, 90, 99):
+            value = getattr(self.latency, f"p{percent}_ms")
+            if value is None:
+                needed = samples_needed(percent)
+                parts.append(f"p{percent} not estimable from {self.latency.count} samples (needs {needed})")
+            else:
+                parts.append(f"p{percent} {value:.2f} ms")
+        return ", ".join(parts)
+
 
 @takes_paths("bundle")
 def evaluate(
@@ -117,50 +120,60 @@ def evaluate(
     trust: Trust | None = None,
     progress: Progress = silent,
 ) -> BundleScores:
-    """Score a bundle on labelled samples, and measure its latency and memory.
+    """Compute the score of a bundle on labelled samples, and measure its latency and memory.
 
     Args:
         bundle: Folder of the bundle.
         samples: Labelled samples, a path or rows in memory.
         options: Options; None for the defaults.
-        trust: Keys of makers whose bundles may be opened; None for anybody's.
-        progress: Function that is called after each group of inputs.
+        trust: Trusted keys of bundle makers; None to accept any bundle.
+        progress: Progress callback, called after each group of inputs.
 
     Raises:
-        EdgekitError: when the bundle or the samples cannot be used.
+        EdgekitError: If the bundle or the samples cannot be used.
     """
     chosen = options or EvaluateOptions()
-    source, metric, slices = sample_files.collect(samples), resolve_metric(chosen.metric), chosen.slices
-    side = opened(bundle, trust, chosen.backend, chosen.threads)
+    source = sample_files.collect(samples)
+    metric = resolve_metric(chosen.metric)
+    side = open_for_test(bundle, trust, chosen.backend, chosen.threads)
     side = replace(side, task=with_metric(side.task, metric))
-    rows = sample_files.read(source, chosen.columns, slices, side.task.modality)
-    given = rows.evaluation(side.task)
+    rows = sample_files.read(source, chosen.columns, chosen.slices, side.task.modality)
+    evaluation = rows.evaluation(side.task)
+    inputs = evaluation.inputs
     times: list[float] = []
     with side.worker() as worker:
-        first = worker.start(given.inputs[0]).total_ms
-        worker.time(given.inputs[:_WARM_UP])
-        for start in range(0, len(given), _INPUTS_A_REQUEST):
-            times += worker.time(given.inputs[start : start + _INPUTS_A_REQUEST])
-            progress("timing", len(times), len(given))
-        outputs = worker.predict(given.inputs, progress, step="evaluate")
-        memory = worker.memory_mb()
-        method, ran_on = worker.method_and_backend()
-    asked = question(given, outputs, rows.where, "the bundle", renumber=False)
+        first_answer_ms = worker.start(inputs[0]).total_ms
+        worker.time(inputs[:_WARM_UP_INPUTS])
+        for start in range(0, len(inputs), _INPUTS_PER_REQUEST):
+            times += worker.time(inputs[start : start + _INPUTS_PER_REQUEST])
+            progress("timing", len(times), len(inputs))
+        outputs = worker.predict(inputs, progress, step="evaluate")
+        memory_mb = worker.memory_mb()
+        method, backend = worker.method_and_backend()
+    doubt = check_reference(evaluation, outputs, rows.where, "the bundle", renumber=False)
+    notes = list(evaluation.notes)
+    if doubt is not None and doubt.check.said:
+        notes.append(doubt.check.said)
+    if evaluation.note:
+        notes.append(evaluation.note)
+    slices = {}
+    for name in chosen.slices:
+        slices[name] = [row.slices[name] for row in rows.rows]
     return BundleScores(
         bundle=str(bundle),
         rows=len(rows),
-        truncated=sum(row.truncated for row in encode_each(side.task, given.inputs)),
+        truncated=sum(row.truncated for row in encode_each(side.task, inputs)),
         score_name=side.task.metrics[0].name,
-        score=given.score(outputs),
-        more_scores=given.more_scores(outputs),
+        score=evaluation.score(outputs),
+        more_scores=evaluation.more_scores(outputs),
         latency=latency(times),
-        first_answer_ms=first,
-        memory_mb=memory,
+        first_answer_ms=first_answer_ms,
+        memory_mb=memory_mb,
         size_mb=side.size_mb,
-        backend=ran_on,
+        backend=backend,
         method=method,
-        cpu=machine_name(backends.get(ran_on).ENGINES != ""),
+        cpu=machine_name(backends.get(backend).ENGINES != ""),
         stand_in_for=side.stand_in_for,
-        slices=score_slices(given, outputs, {name: [row.slices[name] for row in rows.rows] for name in slices}),
-        notes=(*given.notes, *filter(None, ("" if asked is None else asked.check.said, given.note))),
+        slices=score_slices(evaluation, outputs, slices),
+        notes=tuple(notes),
     )

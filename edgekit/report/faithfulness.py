@@ -1,10 +1,12 @@
-"""Whether two models give their answers for the same reasons: what each word adds to the answer, on both sides. Descriptive, not a certificate.
+"""Agreement of the occlusion attributions of two models. Descriptive, not a certificate.
 
-A word stands here for whatever unit an input of the modality is made of. Its attribution is the support of the answer (most often its probability) with
-all words minus that without this one: occlusion, by Zeiler M. D. and Fergus R., Visualizing and
-Understanding Convolutional Networks (ECCV 2014), and for words by Li J. et al., Understanding Neural Networks through Representation Erasure (2016). It
-takes forward calls only, so it is the same on every backend and for a teacher that is a function. It sees one word at a time: of two words that say the
-same it may give weight to neither.
+The attribution of a word is the support of the answer (usually its probability) with all words, minus the support
+without this word. A word is any unit of an input, as the modality defines it. Sources: Zeiler M. D. and Fergus R.,
+"Visualizing and Understanding Convolutional Networks", ECCV 2014; for words, Li J. et al., "Understanding Neural
+Networks through Representation Erasure", 2016.
+
+Occlusion needs forward calls only, so it works in the same way on every backend, and for a teacher that is a function.
+It removes one word at a time: two words with the same meaning may both get no attribution.
 """
 
 from __future__ import annotations
@@ -25,34 +27,50 @@ from edgekit.spec.report import Drift, Faithfulness
 __all__ = [
     "DRIFTS",
     "FEWEST_WORDS",
+    "FILLER_TOKEN",
     "MOST_WORDS",
-    "NEUTRAL",
     "FaithfulnessOptions",
     "faithfulness",
     "spearman",
     "top_overlap",
 ]
 
-FEWEST_WORDS, MOST_WORDS = 3, 60
-"""Of an input that is explained. Two words can be ordered by chance half of the time; the calls grow with the words."""
+FEWEST_WORDS = 3
+"""Minimum number of words of an explained input. Two words have the same order by chance half of the time."""
+
+MOST_WORDS = 60
+"""Maximum number of words of an explained input. The number of calls grows with the words."""
 
 DRIFTS = 10
-_LEAST_EFFECT = 0.01  # of the weightiest word on the answer's probability, for a drift to be shown
-NEUTRAL = "."
-"""What stands for a word in the second erasure where words are left out in the first: in the vocabulary of every tokenizer, and says little."""
+"""Maximum number of drifts in the result."""
 
-_DRAWS = 20  # random attributions of each input for the floor: one alone would leave it a noise of its own
-_DIGITS = 6  # of a probability that float32 outputs carry: words whose attributions agree to these are tied, not ranked by rounding noise
+FILLER_TOKEN = "."
+"""Replacement of a word for the ceiling, if the attributions themselves are computed with words removed.
+
+It is in the vocabulary of every tokenizer and has little meaning.
+"""
+
+_MIN_EFFECT = 0.01  # attribution of the most important word, as a probability, that a listed drift has at least
+_DRAWS_PER_INPUT = 20  # random attributions for the floor; a single draw would be noisy
+_DIGITS = 6  # precision of a probability from float32 outputs; equal words are tied, not ranked by rounding errors
 
 
 @dataclass(frozen=True)
-class _Explained:
-    """One input: its words, attributions float64 ``[words]`` before, before by the second erasure, and after, and both sides' outputs."""
+class _Explanation:
+    """Attributions of one input.
+
+    Attributes:
+        row: Position of the row in the samples, from 0.
+        words: Words of the input.
+        before, after: Attributions of the two models, float64 ``[words]``.
+        ceiling: Attributions of the model before, with words removed instead of masked, float64 ``[words]``.
+        outputs_before, outputs_after: Outputs of the two models to the whole input.
+    """
 
     row: int
     words: tuple[str, ...]
     before: np.ndarray
-    again: np.ndarray
+    ceiling: np.ndarray
     after: np.ndarray
     outputs_before: Arrays
     outputs_after: Arrays
@@ -64,9 +82,10 @@ class FaithfulnessOptions:
 
     Attributes:
         rows: Number of inputs to explain.
-        k: Number of words at the top that must be the same; of an input with no more than k words one less than it has, or they always would be.
-        seed: Random seed for the draw of inputs and for the floor.
-        include_text: Whether the words may be in the result.
+        k: Number of most important words to compare. For an input of at most k words it is one less than its words,
+            because all words would always agree.
+        seed: Random seed for the choice of inputs and for the floor.
+        include_text: True if the result may contain words.
     """
 
     rows: int = 40
@@ -76,7 +95,7 @@ class FaithfulnessOptions:
 
 
 def faithfulness(
-    given: Evaluation,
+    evaluation: Evaluation,
     before: Answer,
     after: Answer,
     ids: Sequence[str],
@@ -85,80 +104,90 @@ def faithfulness(
     options: FaithfulnessOptions | None = None,
     progress: Progress = silent,
 ) -> Faithfulness | None:
-    """Compares what the words of some inputs add to the answer of one model with what they add to the same answer of another.
+    """Compare the occlusion attributions of two models for the answers of the first one.
 
-    Words are what the modality occludes, and the answer is that of ``before``. Inputs are drawn among those of 3 to 60 words that the model reads whole:
-    words that no model reads have the same weight, none, on both sides. An input in which ``before`` gives every word the same weight has no order to keep
-    and is left out after its calls; where only the other side does so, the correlation of that input counts as 0.
+    Inputs are drawn among those with 3 to 60 words that the model does not truncate: truncated words have no
+    attribution on either side, which would count as agreement. An input is left out after its calls if ``before`` gives
+    all of its words the same attribution, since these have no order. If only ``after`` does so, the correlation is 0.
 
-    The ceiling says how much of a difference is the method's: ``before`` against itself with its words left out instead of masked. Where ``filler`` is empty
-    words are left out first, and for the ceiling a full stop stands for them. The floor is ``before`` against random attributions.
+    The ceiling shows how much the method itself varies: it compares ``before`` with itself, with words removed instead
+    of masked. If ``filler`` is empty, words are removed, and for the ceiling they are masked with a full stop. The
+    floor compares ``before`` with random attributions.
 
     Args:
-        given: the samples; their task encodes inputs to see which are cut off.
-        before: the baseline or teacher, called twice an input with a list: the input and its forms without one word, then those of the second erasure.
-            Where these are large arrays a list is given in parts.
-        after: the candidate, called once an input with the first of these lists.
-        ids: keyed hashes of the inputs, in their order.
-        filler: what stands for a word, from the modality. Where the two models have different ones give ``""``, which any model understands.
+        evaluation: Samples. Their task encodes the inputs to detect truncation.
+        before: Model of the baseline or teacher. It is called twice per input: with the input and its copies without
+            one word, and with the copies for the ceiling. Large arrays are passed in several parts.
+        after: Model of the candidate. It is called once per input, with the first of these lists.
+        ids: Keyed hash of each input.
+        filler: Replacement of a word, from the modality. Empty if the two models have different ones.
         options: Options; None for the defaults.
-        progress: told after each input.
+        progress: Progress callback, called after each input.
 
     Returns:
-        What was found; its ``forward_calls`` are inputs that each side was asked about, without those of the ceiling. None where no input can be explained,
-        or no answer of the task.
+        The agreement; None if no input or no answer of the task can be explained. ``forward_calls`` counts the inputs
+        per model, without those for the ceiling.
 
     Raises:
-        UsageError: when there are not as many ids as inputs, rows or k is below 1, or an answer is not finite outputs for each input.
-        InputError: for an input that the task cannot take.
+        UsageError: If the number of ids differs from that of inputs, ``rows`` or ``k`` is below 1, or a model does not
+            return finite outputs for each input.
+        InputError: If the task refuses an input.
     """
     chosen = options or FaithfulnessOptions()
-    rows, k, seed = chosen.rows, chosen.k, chosen.seed
-    if len(ids) != len(given) or rows < 1 or k < 1:
+    k = chosen.k
+    if len(ids) != len(evaluation) or chosen.rows < 1 or k < 1:
         raise UsageError(
-            f"There are {len(given)} inputs, {len(ids)} ids, rows={rows} and k={k}; expected an id for each input, and at least 1 of the others.",
+            f"There are {len(evaluation)} inputs, {len(ids)} ids, rows={chosen.rows} and k={k}; "
+            "expected one id per input, and at least 1 for rows and k.",
             code="rows-differ",
         )
-    if not isinstance(given.task, Explainable):
+    if not isinstance(evaluation.task, Explainable):
         return None
-    order = np.random.default_rng([seed, 0]).permutation(len(given)).tolist()
-    explained_rows = [row for row, _ in zip(_explicable(given, order, filler), range(rows), strict=False)]
-    found, calls = [], 0
+    order = np.random.default_rng([chosen.seed, 0]).permutation(len(evaluation)).tolist()
+    explained_rows = list(itertools.islice(_find_explicable(evaluation, order, filler), chosen.rows))
+    explanations = []
+    calls = 0
     for done, row in enumerate(explained_rows, 1):
-        explained = _explain(given, before, after, row, filler)
-        calls += 1 + len(explained.words)
-        if np.ptp(explained.before) > 0:
-            found.append(explained)
+        explanation = _explain(evaluation, before, after, row, filler)
+        calls += 1 + len(explanation.words)
+        if np.ptp(explanation.before) > 0:
+            explanations.append(explanation)
         progress("faithfulness", done, len(explained_rows))
-    if not found:
+    if not explanations:
         return None
-    draw = np.random.default_rng([seed, 1])
-    chance = [(e.before, draw.random(len(e.before))) for e in found for _ in range(_DRAWS)]
-    rank, top = _agreement([(e.before, e.after) for e in found], k)
-    ceiling_rank, ceiling_top = _agreement([(e.before, e.again) for e in found], k)
-    floor_rank, floor_top = _agreement(chance, k)
+    generator = np.random.default_rng([chosen.seed, 1])
+    random_pairs = []
+    for explanation in explanations:
+        for _ in range(_DRAWS_PER_INPUT):
+            random_pairs.append((explanation.before, generator.random(len(explanation.before))))
+    rank, top = _measure_agreement([(e.before, e.after) for e in explanations], k)
+    ceiling_rank, ceiling_top = _measure_agreement([(e.before, e.ceiling) for e in explanations], k)
+    floor_rank, floor_top = _measure_agreement(random_pairs, k)
     return Faithfulness(
-        len(found),
-        calls,
-        k,
-        rank,
-        top,
-        ceiling_rank,
-        ceiling_top,
-        floor_rank,
-        floor_top,
-        _drifts(given, found, ids, chosen.include_text),
+        rows=len(explanations),
+        forward_calls=calls,
+        k=k,
+        rank_correlation=rank,
+        top_k=top,
+        ceiling_rank=ceiling_rank,
+        ceiling_top_k=ceiling_top,
+        floor_rank=floor_rank,
+        floor_top_k=floor_top,
+        drifts=_list_drifts(evaluation, explanations, ids, chosen.include_text),
     )
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's rank correlation, ties at their mean rank: -1 to 1. Where one of the two is constant it is not defined; here it is 0, no agreement.
+    """Return Spearman's rank correlation, with mean ranks for ties.
 
     Args:
-        x: attributions, float64 ``[words]``, at least one.
-        y: others of the same words.
+        x: Attributions, float64 ``[words]``, at least one.
+        y: Attributions of the same words, float64 ``[words]``.
+
+    Returns:
+        Rank correlation, -1 to 1. If one argument is constant, it is not defined, and 0 (no agreement) is returned.
     """
-    from scipy.stats import spearmanr  # not on a device, and slow to import
+    from scipy.stats import spearmanr  # scipy is not installed on devices, and slow to import.
 
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return 0.0
@@ -166,91 +195,114 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def top_overlap(x: np.ndarray, y: np.ndarray, k: int) -> float:
-    """Share of the k words of the highest attributions that both have, 0 to 1.
+    """Return the share of the k words with the highest attributions that both sides have in common.
 
-    A word that ties with the k-th is in the top too, so that no tie is decided by the words' order; the share is then of the larger top.
+    A word that is tied with the k-th is included, so that the order of words does not decide. The share is then that of
+    the larger top.
 
     Args:
-        x: attributions, float64 ``[words]``, at least two.
-        y: others of the same words.
-        k: at least 1; taken as one less than there are words where it is not below their number.
+        x: Attributions, float64 ``[words]``, at least two.
+        y: Attributions of the same words, float64 ``[words]``.
+        k: Number of words, at least 1. At most the number of words less one is used.
+
+    Returns:
+        Share of common words, 0 to 1.
     """
     k = min(k, len(x) - 1)
-    a, b = (v >= np.sort(v)[-k] for v in (x, y))
-    return float((a & b).sum() / max(a.sum(), b.sum()))
+    top_x = x >= np.sort(x)[-k]
+    top_y = y >= np.sort(y)[-k]
+    return float((top_x & top_y).sum() / max(top_x.sum(), top_y.sum()))
 
 
-def _explicable(given: Evaluation, order: Sequence[int], filler: str) -> Iterator[int]:
-    """Rows, in this order, of as many words as are explained, all of which the model reads."""
+def _find_explicable(evaluation: Evaluation, order: Sequence[int], filler: str) -> Iterator[int]:
+    """Yield the rows, in this order, that have 3 to 60 words and are not truncated."""
     for row in order:
-        value = given.inputs[row]
-        words, _ = given.task.modality.occlude(value, filler)
-        if FEWEST_WORDS <= len(words) <= MOST_WORDS and not given.task.preprocess([value])[0].truncated:
+        value = evaluation.inputs[row]
+        words, _ = evaluation.task.modality.occlude(value, filler)
+        if FEWEST_WORDS <= len(words) <= MOST_WORDS and not evaluation.task.preprocess([value])[0].truncated:
             yield row
 
 
-def _explain(given: Evaluation, before: Answer, after: Answer, row: int, filler: str) -> _Explained:
-    """Attributions on both sides: of the input and then without each of its words, and without each by the second erasure."""
-    task, value = given.task, given.inputs[row]
-    assert isinstance(task, Explainable)  # as the caller has seen
+def _explain(evaluation: Evaluation, before: Answer, after: Answer, row: int, filler: str) -> _Explanation:
+    """Compute the attributions of one input on both sides, and those for the ceiling."""
+    task = evaluation.task
+    value = evaluation.inputs[row]
+    assert isinstance(task, Explainable)  # The caller has checked it.
     words, _ = task.modality.occlude(value, filler)
 
-    def without(stand_in: str) -> Iterable[Input]:
-        return task.modality.occlude(value, stand_in)[1]
+    def occlude(replacement: str) -> Iterable[Input]:
+        return task.modality.occlude(value, replacement)[1]
 
-    whole = _outputs(before, itertools.chain([value], without(filler)), "before")
-    second = _outputs(before, without("" if filler else NEUTRAL), "before")
-    other = _outputs(after, itertools.chain([value], without(filler)), "after")
-    first, second_support, others = (task.target_score(outputs, whole[0]) for outputs in (whole, second, other))
-    # Support that is no probability may be of any size: what is tied depends on it.
-    unit = 1.0 if isinstance(task, HasConfidence) else float(np.abs(first).max()) or 1.0
+    outputs_before = _run(before, itertools.chain([value], occlude(filler)), "before")
+    outputs_ceiling = _run(before, occlude("" if filler else FILLER_TOKEN), "before")
+    outputs_after = _run(after, itertools.chain([value], occlude(filler)), "after")
+    answer = outputs_before[0]
+    support_before = task.target_score(outputs_before, answer)
+    support_ceiling = task.target_score(outputs_ceiling, answer)
+    support_after = task.target_score(outputs_after, answer)
+    unit = 1.0
+    # Support that is not a probability has an arbitrary scale, which determines what counts as a tie.
+    if not isinstance(task, HasConfidence):
+        unit = float(np.abs(support_before).max()) or 1.0
 
-    def attributions(all_words: float, one_less: np.ndarray) -> np.ndarray:
-        return np.asarray(np.round((all_words - one_less) / unit, _DIGITS) * unit + 0.0)  # no minus before a zero
+    def attribute(whole: float, occluded: np.ndarray) -> np.ndarray:
+        # Adding 0.0 turns -0.0 into 0.0.
+        return np.asarray(np.round((whole - occluded) / unit, _DIGITS) * unit + 0.0)
 
-    return _Explained(
-        row,
-        tuple(words),
-        attributions(first[0], first[1:]),
-        attributions(first[0], second_support),
-        attributions(others[0], others[1:]),
-        whole[0],
-        other[0],
+    return _Explanation(
+        row=row,
+        words=tuple(words),
+        before=attribute(support_before[0], support_before[1:]),
+        ceiling=attribute(support_before[0], support_ceiling),
+        after=attribute(support_after[0], support_after[1:]),
+        outputs_before=answer,
+        outputs_after=outputs_after[0],
     )
 
 
-def _outputs(answer: Answer, inputs: Iterable[Input], side: str) -> list[Arrays]:
+def _run(answer: Answer, inputs: Iterable[Input], side: str) -> list[Arrays]:
+    """Return the finite outputs of a model, one mapping per input."""
     outputs = [row for part in ask(answer, inputs, f"The model {side}") for row in part]
     check_finite(outputs, f"the model {side}")
     return outputs
 
 
-def _agreement(pairs: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[float, float]:
-    """Mean rank correlation and mean top-k overlap."""
-    return float(np.mean([spearman(x, y) for x, y in pairs])), float(np.mean([top_overlap(x, y, k) for x, y in pairs]))
+def _measure_agreement(pairs: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[float, float]:
+    """Return the mean rank correlation and the mean top-k overlap of pairs of attributions."""
+    correlations = [spearman(x, y) for x, y in pairs]
+    overlaps = [top_overlap(x, y, k) for x, y in pairs]
+    return float(np.mean(correlations)), float(np.mean(overlaps))
 
 
-def _drifts(
-    given: Evaluation, found: Sequence[_Explained], ids: Sequence[str], include_text: bool
+def _list_drifts(
+    evaluation: Evaluation, explanations: Sequence[_Explanation], ids: Sequence[str], include_text: bool
 ) -> tuple[Drift, ...]:
-    """The inputs that are answered alike for the least alike reasons."""
-    task = given.task
-    assert isinstance(task, Explainable)  # as the caller has seen
-    alike = task.same_answer([e.outputs_after for e in found], [e.outputs_before for e in found])
-    made = [
-        Drift(
-            id=ids[e.row],
-            row=e.row + 1,
-            answer="" if task.answers_quote_input and not include_text else task.target_name(e.outputs_before),
-            words=e.words if include_text else (),
-            before=tuple(e.before.tolist()),
-            after=tuple(e.after.tolist()),
-            rank_correlation=spearman(e.before, e.after),
+    """Return the inputs with equal answers and the lowest rank correlations."""
+    task = evaluation.task
+    assert isinstance(task, Explainable)  # The caller has checked it.
+    outputs_before = [e.outputs_before for e in explanations]
+    outputs_after = [e.outputs_after for e in explanations]
+    is_same = task.same_answer(outputs_after, outputs_before).tolist()
+    # If no word affects the answer, the ranks are those of rounding errors.
+    min_effect = _MIN_EFFECT if isinstance(task, HasConfidence) else 0.0
+    drifts = []
+    for explanation, same in zip(explanations, is_same, strict=True):
+        before = tuple(explanation.before.tolist())
+        if not same or max(map(abs, before)) < min_effect:
+            continue
+        # Answers that are text of the user are treated like inputs.
+        answer = ""
+        if include_text or not task.answers_quote_input:
+            answer = task.target_name(explanation.outputs_before)
+        drift = Drift(
+            id=ids[explanation.row],
+            row=explanation.row + 1,
+            answer=answer,
+            words=explanation.words if include_text else (),
+            before=before,
+            after=tuple(explanation.after.tolist()),
+            rank_correlation=spearman(explanation.before, explanation.after),
         )
-        for e, same in zip(found, alike.tolist(), strict=True)
-        if same
-    ]
-    # Of an answer that no word can shake the ranks are those of rounding.
-    least = _LEAST_EFFECT if isinstance(task, HasConfidence) else 0.0
-    drifted = [d for d in made if max(map(abs, d.before)) >= least]
-    return tuple(sorted(drifted, key=lambda d: (d.rank_correlation, d.row))[:DRIFTS])
+        drifts.append(drift)
+    drifts.sort(key=lambda drift: (drift.rank_correlation, drift.row))
+    return tuple(drifts[:DRIFTS])

@@ -1,4 +1,4 @@
-"""A bundle and a target as text for a terminal."""
+"""Descriptions of bundles and targets, as text for a terminal."""
 
 from __future__ import annotations
 
@@ -16,44 +16,50 @@ from edgekit.spec.text import on_one_line, wrap, wrap_lines
 
 __all__ = ["engine_text", "inspect", "target_text"]
 
-_LONGEST_VALUE = 72  # characters of a value without spaces that is shown whole
+_LONGEST_VALUE = 72  # Most characters of a value without spaces that is not shortened.
 
 
 def inspect(bundle: Bundle, *, wide: bool = False) -> str:
-    """Return what a bundle holds, how it runs, and the candidates of its build.
+    """Return a description of a bundle: its files and signatures, how it runs, and the candidates of its build.
 
     Args:
-        bundle: Bundle that was checked.
-        wide: Whether the table has all columns, and digests are whole.
+        bundle: Checked bundle.
+        wide: True for a table with all columns and for complete digests.
     """
-    m = parse(Manifest, _on_one_line(plain(bundle.manifest)), str(bundle.path))
-    size = f"{bundle.size / 2**20:.1f} MB in {len(m.files) + 1} files"
-    lines = [f"{bundle.path}: {m.task}, bundle format {m.format}, {size}, built for '{m.target}'"]
-    for signature in m.signatures:
-        inputs, outputs = (", ".join(map(_tensor, specs)) for specs in (signature.inputs, signature.outputs))
-        lines.append(f"{signature.name}: {inputs} -> {outputs}")
-        lines += [f"      state: {output} becomes {name} at the next call" for output, name in signature.state]
-    for variant in m.variants:
-        lines += _variant(variant)
-    lines += ["", "candidates of the build:"]
-    after = []
-    if m.sensitivity:
-        after += ["", "layers by the damage that INT8 does in each alone (divergence of the outputs from float32's):"]
-        ranked = sorted(m.sensitivity.items(), key=lambda item: -item[1])
-        after += [f"  {damage:.3g}  {layer}" for layer, damage in ranked]
-    after += ["", f"content sha256:{content_digest(bundle.manifest)}", "made from:"]
-    longest = max(map(len, m.provenance), default=0)
-    for name, value in sorted(m.provenance.items()):
-        after.append(f"  {name:<{longest}}  {value if wide else _shorten(value)}")
-    wrapped = [line for paragraph in lines for line in wrap(paragraph)]
-    return "\n".join([*wrapped, *built_text(m, wide=wide), *(line for text in after for line in wrap(text))])
+    manifest = parse(Manifest, _on_one_line(plain(bundle.manifest)), str(bundle.path))
+    size = f"{bundle.size / 2**20:.1f} MB in {len(manifest.files) + 1} files"
+    head = [f"{bundle.path}: {manifest.task}, bundle format {manifest.format}, {size}, built for '{manifest.target}'"]
+    for signature in manifest.signatures:
+        inputs = ", ".join(map(_describe_tensor, signature.inputs))
+        outputs = ", ".join(map(_describe_tensor, signature.outputs))
+        head.append(f"{signature.name}: {inputs} -> {outputs}")
+        head += [f"      state: {output} becomes {name} at the next call" for output, name in signature.state]
+    for variant in manifest.variants:
+        head += _describe_variant(variant)
+    head += ["", "candidates of the build:"]
+    tail = []
+    if manifest.sensitivity:
+        tail += ["", "layers by INT8 sensitivity (divergence of the outputs from float32 if that layer alone is INT8):"]
+        ranked = sorted(manifest.sensitivity.items(), key=lambda item: -item[1])
+        tail += [f"  {divergence:.3g}  {layer}" for layer, divergence in ranked]
+    tail += ["", f"content sha256:{content_digest(bundle.manifest)}", "made from:"]
+    name_width = max(map(len, manifest.provenance), default=0)
+    for name, value in sorted(manifest.provenance.items()):
+        tail.append(f"  {name:<{name_width}}  {value if wide else _shorten(value)}")
+    return "\n".join([*_wrap_all(head), *built_text(manifest, wide=wide), *_wrap_all(tail)])
 
 
-def _variant(variant: Variant) -> list[str]:
-    """Return how one variant runs."""
-    needs = ", ".join(f"{name} {value}" for name, value in {**variant.requires, **variant.versions}.items())
-    where = f"{variant.backend} ({variant.device}, {variant.threads} thread(s))"
-    lines = [f"runs: {variant.method} on {where}, executed in {variant.executed}; built with {needs}"]
+def _wrap_all(paragraphs: list[str]) -> list[str]:
+    """Return the lines of wrapped paragraphs."""
+    return [line for paragraph in paragraphs for line in wrap(paragraph)]
+
+
+def _describe_variant(variant: Variant) -> list[str]:
+    """Return lines that say how a variant runs."""
+    requirements = {**variant.requires, **variant.versions}
+    versions = ", ".join(f"{name} {value}" for name, value in requirements.items())
+    backend = f"{variant.backend} ({variant.device}, {variant.threads} thread(s))"
+    lines = [f"runs: {variant.method} on {backend}, executed in {variant.executed}; built with {versions}"]
     recipe = dict(variant.recipe)
     if variant.shapes:
         recipe["buckets"] = "/".join(map(str, variant.shapes))
@@ -66,21 +72,23 @@ def _variant(variant: Variant) -> list[str]:
 
 
 def _shorten(value: str) -> str:
-    """Return a digest by its beginning; other values whole."""
+    """Return the beginning of a long digest, and other values unchanged."""
     return f"{value[:24]}..." if len(value) > _LONGEST_VALUE and " " not in value else value
 
 
 def _on_one_line(value: Any) -> Any:
-    """Return plain data in which no text holds a line feed or another control character."""
+    """Return plain data without line feeds and other control characters in its texts and keys."""
     if isinstance(value, str):
         return on_one_line(value)
     if isinstance(value, Mapping):
         return {on_one_line(key): _on_one_line(part) for key, part in value.items()}
-    return [_on_one_line(part) for part in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_on_one_line(part) for part in value]
+    return value
 
 
 def target_text(target: Target) -> str:
-    """Return a target's settings, one a line."""
+    """Return the settings of a target, one per line."""
     limits = {name: limit for name, limit in vars(target.budget).items() if limit is not None}
     budget = ", ".join(f"{name} {limit:g}" for name, limit in limits.items()) or "none"
     quantize = ", ".join(f"{name} {value}" for name, value in vars(target.quantize).items() if value != ())
@@ -102,16 +110,19 @@ def target_text(target: Target) -> str:
 
 
 def engine_text(recipe: EngineRecipe) -> str:
-    """Return the settings of engines, one a line."""
-    memory = f"{recipe.memory_mb} MiB" if recipe.memory_mb else "memory not known"
+    """Return the settings of TensorRT engines, one per line."""
+    capability = ", ".join(recipe.compute_capability) or "any"
+    memory = f"{recipe.memory_mb} MiB" if recipe.memory_mb else "unknown memory"
     workspace = f"{recipe.workspace_mb} MiB" if recipe.workspace_mb else "a quarter of the memory"
-    return (
-        f"chip       compute capability {', '.join(recipe.compute_capability) or 'any'}, {memory}; multiplies in {', '.join(recipe.precisions)}\n"
-        f"engine     TensorRT {recipe.minimum} or newer, workspace {workspace}, optimization level {recipe.optimization_level}, "
-        f"flags {', '.join(recipe.flags) or 'none'}\n"
-        f"profiles   {recipe.accepts()}"
-    )
+    flags = ", ".join(recipe.flags) or "none"
+    lines = [
+        f"chip       compute capability {capability}, {memory}; precisions {', '.join(recipe.precisions)}",
+        f"engine     TensorRT {recipe.minimum} or newer, workspace {workspace}, "
+        f"optimization level {recipe.optimization_level}, flags {flags}",
+        f"profiles   {recipe.accepts()}",
+    ]
+    return "\n".join(lines)
 
 
-def _tensor(spec: TensorSpec) -> str:
+def _describe_tensor(spec: TensorSpec) -> str:
     return f"{spec.name} {spec.dtype} [{', '.join(map(str, spec.shape))}]"

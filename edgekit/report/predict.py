@@ -1,4 +1,4 @@
-"""Predictions of a bundle for a whole file: an output row for each input row, in the order of the file."""
+"""Batch prediction: a bundle's predictions for each row of a file, in the order of the file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgekit.bundle.place import disk_errors, new_file, put_file
 from edgekit.bundle.signature import Trust
 from edgekit.report import prediction_files
 from edgekit.report.prediction_rows import Layout
-from edgekit.report.side import opened
+from edgekit.report.side import open_for_test
 from edgekit.runtime.load import load_checked
 from edgekit.runtime.session import Session
 from edgekit.samples.stream import Row, read_rows
@@ -32,10 +32,10 @@ class Predicted(Recorded):
     Attributes:
         out: File that was written.
         rows: Number of rows.
-        errors: Number of rows without a prediction, each with its error in the column ``error``.
-        truncated: Number of inputs that were longer than the model takes, whose end was not read.
-        backend: Backend that ran.
-        method: Quantization method that ran.
+        errors: Number of rows without a prediction. Each has its error in the column ``error``.
+        truncated: Number of inputs that were longer than the model's limit and were cut there.
+        backend: Backend of the session.
+        method: Quantization method of the session's variant.
     """
 
     out: str
@@ -46,12 +46,12 @@ class Predicted(Recorded):
     method: str
 
     def text(self) -> str:
-        """Return the result as a sentence."""
+        """Return a sentence for a terminal."""
         parts = [f"Wrote {self.out}: {self.rows:,} rows, {self.method} on {self.backend}"]
         if self.errors:
             parts.append(f"{self.errors:,} without a prediction (see the column 'error')")
         if self.truncated:
-            parts.append(f"{self.truncated:,} longer than the model takes and truncated")
+            parts.append(f"{self.truncated:,} truncated to the model's limit")
         return ", ".join(parts) + "."
 
 
@@ -69,33 +69,35 @@ def predict(
 
     Args:
         bundle: Folder of the bundle.
-        samples: File of inputs (JSON Lines, JSON, CSV, TSV; Parquet with pyarrow), or a folder of files; labels are not needed.
-        out: File to write; its name ends in ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``. It appears whole or not at all.
-        options: Options; None for the defaults.
-        trust: Trusted keys; None for a bundle of anybody.
-        progress: Function that is told how many rows are done.
+        samples: File of inputs (JSON Lines, JSON, CSV, TSV; Parquet with pyarrow), or a folder of files. Labels are
+            not needed.
+        out: File to write, which ends in ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson`` or ``.parquet``. It is written
+            atomically.
+        options: Options. None for the defaults.
+        trust: Trusted keys. None to accept any bundle, signed or not.
+        progress: Callback for the number of finished rows.
 
     Returns:
-        Number of rows and errors, and what ran.
+        Number of rows and errors, and the backend that ran.
 
     Raises:
-        UsageError: When ``out`` exists, has another suffix, or an option does not fit the task.
-        SamplesError: When the samples cannot be read; for a row that cannot be predicted, with its number in ``fields["row"]``.
-        EdgekitError: As :func:`edgekit.load`.
+        UsageError: If ``out`` exists or has another suffix, or an option does not fit the task.
+        SamplesError: If the samples cannot be read, or a row cannot be predicted. Its number is in ``fields["row"]``.
+        EdgekitError: Errors of :func:`edgekit.load`.
     """
     chosen = options or PredictOptions()
-    place, batch, skip_errors, force = Path(out), chosen.batch, chosen.skip_errors, chosen.force
-    prediction_files.check(place, force)
-    if batch < 1:
-        raise UsageError(f"batch is {batch}, expected at least 1. Correct the call.", code="batch-out-of-range")
-    side = opened(bundle, trust, chosen.backend, chosen.threads)
+    out_file = Path(out)
+    prediction_files.check(out_file, chosen.force)
+    if chosen.batch < 1:
+        raise UsageError(f"batch is {chosen.batch}, expected at least 1. Correct the call.", code="batch-out-of-range")
+    side = open_for_test(bundle, trust, chosen.backend, chosen.threads)
     layout = Layout.of(
         side.task,
         chosen.keep,
         scores=chosen.scores,
         top_k=chosen.top_k,
         threshold=chosen.threshold,
-        with_errors=skip_errors,
+        with_errors=chosen.skip_errors,
     )
     rows = read_rows(samples, chosen.columns, side.task.modality)
     first = next(rows)
@@ -104,10 +106,10 @@ def predict(
     counts = {"rows": 0, "errors": 0, "truncated": 0}
     with load_checked(side.bundle, backend=chosen.backend, threads=chosen.threads, progress=progress) as session:
         session.limit(chosen.max_characters, chosen.truncate)
-        with disk_errors(place), new_file(place) as (file, stream):
-            writer = prediction_files.open_writer(place, stream, layout)
-            for part in _batches(itertools.chain([first], rows), batch):
-                answers = _answer_rows(session, part, skip_errors)
+        with disk_errors(out_file), new_file(out_file) as (file, stream):
+            writer = prediction_files.open_writer(out_file, stream, layout)
+            for part in _batches(itertools.chain([first], rows), chosen.batch):
+                answers = _answer_rows(session, part, chosen.skip_errors)
                 fields = [layout.fields(row, answer) for row, answer in zip(part, answers, strict=True)]
                 writer.write(fields)
                 counts["rows"] += len(fields)
@@ -115,9 +117,9 @@ def predict(
                 counts["truncated"] += sum(row.get("truncated") is True for row in fields)
                 progress("predict", counts["rows"], total)
             writer.close()
-            file.chmod(0o644)  # it was made private
-            prediction_files.check(place, force)  # another process may have written it meanwhile
-            put_file(file, stream, place)
+            file.chmod(0o644)  # The temporary file is readable by its owner only.
+            prediction_files.check(out_file, chosen.force)  # Another process may have created the file meanwhile.
+            put_file(file, stream, out_file)
         info = session.info
     return Predicted(str(out), **counts, backend=info.backend, method=info.method)
 
@@ -128,18 +130,18 @@ def _batches(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
 
 
 def _answer_rows(session: Session, rows: Sequence[Row], skip_errors: bool) -> list[Any]:
-    """Return the answer to each row, or its error.
+    """Return the answer or the error of each row.
 
     Raises:
-        SamplesError: For the first row with an error, where errors are not skipped.
+        SamplesError: If a row has an error and errors are not skipped; the error of the first such row.
     """
     answers: list[Any] = [row.problem for row in rows]
-    able = [index for index, row in enumerate(rows) if row.problem is None]
+    valid = [index for index, row in enumerate(rows) if row.problem is None]
     try:
-        results: Sequence[Any] = session([rows[index].input for index in able])
+        results: Sequence[Any] = session([rows[index].input for index in valid])
     except (InputError, OutputError):
-        results = [_answer_alone(session, rows[index]) for index in able]  # to find the row that is at fault
-    for index, result in zip(able, results, strict=True):
+        results = [_answer_one_row(session, rows[index]) for index in valid]  # This finds the invalid row.
+    for index, result in zip(valid, results, strict=True):
         answers[index] = result
     for answer in answers:
         if isinstance(answer, EdgekitError) and not skip_errors:
@@ -147,8 +149,8 @@ def _answer_rows(session: Session, rows: Sequence[Row], skip_errors: bool) -> li
     return answers
 
 
-def _answer_alone(session: Session, row: Row) -> Any:
-    """Return the answer to one row, or its error with the number of the row."""
+def _answer_one_row(session: Session, row: Row) -> Any:
+    """Return the answer of one row, or an error with the row's number."""
     try:
         return session(row.input)
     except (InputError, OutputError) as problem:
@@ -161,7 +163,7 @@ def _answer_alone(session: Session, row: Row) -> Any:
 
 
 def _count_lines(file: Path) -> int:
-    """Return about how many rows a file of lines has, for progress; 0 where that is not known."""
+    """Return the approximate number of rows of a file, for progress; 0 if its format has no lines."""
     if file.suffix.lower() not in (".jsonl", ".ndjson", ".csv", ".tsv") or not file.is_file():
         return 0
     with file.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""Files of predictions that are written row by row: CSV, TSV, JSON Lines and, where pyarrow is installed, Parquet."""
+"""Writers of prediction files, row by row: CSV, TSV, JSON Lines, and Parquet if pyarrow is installed."""
 
 from __future__ import annotations
 
@@ -17,60 +17,67 @@ from edgekit.spec.parsing import to_json
 __all__ = ["SUFFIXES", "Writer", "check", "open_writer"]
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-_ROWS_OF_PARQUET = 1024
+_PARQUET_ROWS = 1024  # Least rows of a Parquet row group, except the last one.
 
 
 def check(out: Path, force: bool) -> None:
-    """Refuse a place that cannot be written, before anything is predicted.
+    """Check that an output file can be written, before any prediction is made.
 
     Args:
         out: File to write.
-        force: Whether a file there is replaced.
+        force: True to replace an existing file.
 
     Raises:
-        UsageError: For another suffix, a file that exists without ``force``, or a folder that is missing or cannot be written.
-        BackendError: For a Parquet file without pyarrow.
+        UsageError: If the suffix is not one of ``SUFFIXES``, the file exists and ``force`` is False, or the folder does
+            not exist or is not writable.
+        BackendError: If the file is a Parquet file and pyarrow is not installed.
     """
     if out.suffix.lower() not in SUFFIXES:
         raise UsageError(
-            f"Output {out} ends in '{out.suffix}', expected one of: {', '.join(SUFFIXES)}. Rename it.",
+            f"Output {out} ends in '{out.suffix}', expected one of: {', '.join(SUFFIXES)}. Give another -o.",
             code="output-suffix",
         )
     if out.is_dir() or (out.exists() and not out.is_file()):
-        raise UsageError(f"Output {out} exists and is not a file. Give another -o.", code="output-other-kind")
+        raise UsageError(f"Output {out} exists and is not a regular file. Give another -o.", code="output-other-kind")
     if out.exists() and not force:
         raise UsageError(
-            f"Output {out} exists. Give another -o, or replace it: --force.", code="output-exists", path=str(out)
+            f"Output {out} exists. Give another -o, or replace the file with --force.",
+            code="output-exists",
+            path=str(out),
         )
     if not os.access(out.parent, os.W_OK) or not out.parent.is_dir():
         raise UsageError(
-            f"Output {out} cannot be written: {out.parent} is not a folder that can be written. Give another -o.",
+            f"Output {out} cannot be written: {out.parent} is not a writable folder. Give another -o.",
             code="output-not-writable-folder",
         )
     if out.suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise BackendError(
-            f"Output {out} is a Parquet file, which the package 'pyarrow' writes, and it is not installed. "
+            f"Output {out} is a Parquet file, which needs the package 'pyarrow'. It is not installed. "
             "Run: pip install pyarrow, or give a .csv or .jsonl file.",
             code="package-missing",
         )
 
 
 class Writer(Protocol):
-    """A file that rows are appended to."""
+    """Output file to which rows are appended."""
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append rows, each its fields as :meth:`Layout.fields` returns them."""
+        """Append rows.
+
+        Args:
+            rows: Fields of each row, from :meth:`Layout.fields`.
+        """
 
     def close(self) -> None:
-        """Write what is left; the stream stays open."""
+        """Write the buffered rows. The stream stays open."""
 
 
 def open_writer(out: Path, stream: BinaryIO, layout: Layout) -> Writer:
-    """Return a writer for the type of file that ``out`` names.
+    """Return a writer for a file type.
 
     Args:
-        out: File whose suffix counts.
-        stream: Stream that is written, which the caller closes.
+        out: File whose suffix selects the type, one of ``SUFFIXES``.
+        stream: Binary stream to write to. The caller closes it.
         layout: Fields and columns of the rows.
     """
     suffix = out.suffix.lower()
@@ -95,7 +102,8 @@ class _JsonLines:
 
 class _Table:
     def __init__(self, stream: BinaryIO, layout: Layout, delimiter: str) -> None:
-        self._stream, self._layout = stream, layout
+        self._stream = stream
+        self._layout = layout
         self._text = io.StringIO(newline="")
         self._csv = csv.writer(self._text, delimiter=delimiter, lineterminator="\n")
         self._csv.writerow(layout.columns)
@@ -116,7 +124,7 @@ class _Table:
 
 
 def _cell(value: Any) -> Any:
-    """Return a cell of a table of text: JSON's words for a flag, nothing for None."""
+    """Return a cell of a text table: ``true`` or ``false`` for a flag, an empty text for None."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return "" if value is None else value
@@ -127,14 +135,16 @@ class _Parquet:
         import pyarrow
         from pyarrow import parquet
 
-        self._arrow, self._layout, self._rows = pyarrow, layout, list[dict[str, Any]]()
-        kept: list[Any] = [(name, pyarrow.string()) for name in layout.keep]
-        made = [(name, self._type(name)) for name in layout.columns[len(layout.keep) :]]
-        self._schema = pyarrow.schema([*kept, *made])
+        self._arrow = pyarrow
+        self._layout = layout
+        self._rows: list[dict[str, Any]] = []
+        copied: list[Any] = [(name, pyarrow.string()) for name in layout.keep]
+        predicted = [(name, self._column_type(name)) for name in layout.columns[len(layout.keep) :]]
+        self._schema = pyarrow.schema([*copied, *predicted])
         self._parquet = parquet.ParquetWriter(stream, self._schema)
 
-    def _type(self, name: str) -> Any:
-        """Return the type of a column of predictions."""
+    def _column_type(self, name: str) -> Any:
+        """Return the Arrow type of a column of predictions."""
         if name == "truncated":
             return self._arrow.bool_()
         is_score = name == "score" or name.startswith("score_")
@@ -147,7 +157,7 @@ class _Parquet:
             cells = self._layout.cells(row)
             cells |= {name: _text(cells[name]) for name in self._layout.keep}
             self._rows.append(cells)
-        if len(self._rows) >= _ROWS_OF_PARQUET:
+        if len(self._rows) >= _PARQUET_ROWS:
             self._flush()
 
     def close(self) -> None:
@@ -161,5 +171,10 @@ class _Parquet:
 
 
 def _text(value: Any) -> str | None:
-    """Return a kept cell as text: kept columns may hold any types, and a column of Parquet has one."""
-    return value if value is None or isinstance(value, str) else to_json(value, ensure_ascii=False)
+    """Return the text of a cell that is copied from the input.
+
+    Such columns can mix types, but a Parquet column has one type.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    return to_json(value, ensure_ascii=False)

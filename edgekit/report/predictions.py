@@ -1,7 +1,8 @@
-"""What models answer, row by row: in a report (without the inputs), and in a file that a teacher left.
+"""Outputs of models, row by row: in reports (without the inputs), and in the output files of a teacher.
 
-A row is known by a keyed hash of its input. A plain hash would give short texts away: whoever has the report could hash a dictionary of
-likely sentences and compare. With a key that stays with the user, ids tell only whether two rows are the same.
+A row is identified by a keyed hash of its input. A plain hash would reveal short texts: anyone who has the report could
+hash a dictionary of likely sentences and compare. The key stays with the user, so an id only tells whether two rows are
+the same.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +30,7 @@ __all__ = [
     "ask",
     "check_finite",
     "id_key",
-    "named",
+    "name_outputs",
     "pack",
     "read_outputs",
     "row_ids",
@@ -36,16 +38,16 @@ __all__ = [
 ]
 
 Answer = Callable[[Sequence[Input]], Sequence[Arrays]]
-"""Inputs to a model's outputs, one row each: a bundle's process, or a teacher."""
+"""Function from inputs to the outputs of a model, one row each: a bundle's process, or a teacher."""
 
-_Column = np.ndarray | Sequence[np.ndarray]  # the values of one output, a row each
+_Column = np.ndarray | Sequence[np.ndarray]  # Values of one output, one per row.
 
 FILE_TYPES = (".npy", ".npz", ".jsonl")
-"""Of a teacher's outputs."""
+"""Suffixes of the files that can hold a teacher's outputs."""
 
-_INPUTS_A_REQUEST = 50
-_BYTES_A_REQUEST = 2**26  # of arrays in memory, that a model is asked about at once
-_TYPES = (
+_REQUEST_INPUTS = 50  # Most inputs per request.
+_REQUEST_BYTES = 2**26  # Size of the input arrays that ends a request.
+_DTYPES = (
     "bool",
     *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
     "float16",
@@ -55,168 +57,202 @@ _TYPES = (
 
 
 def pack(outputs: Sequence[Arrays], ids: Sequence[str]) -> Predictions:
-    """Predictions as a report holds them. Each float32 is that float32 itself, so that JSON gives the very same one back.
+    """Return outputs in the form of a report. :func:`unpack` is the inverse.
+
+    Each float32 is stored as its exact value, so that it survives the way through JSON.
 
     Args:
-        outputs: of a model, one row each.
-        ids: of the rows, at least one.
+        outputs: Outputs of a model, one row each.
+        ids: Ids of the rows, at least one.
 
     Raises:
-        UsageError: when they are not of the same rows, or an output is not a finite number.
+        UsageError: If the number of rows differs, or an output is not a finite number.
     """
     if not ids or len(outputs) != len(ids):
         raise UsageError(
-            f"There are outputs of {len(outputs)} rows for {len(ids)} ids, expected as many, and at least one. Give the same rows.",
+            f"There are outputs of {len(outputs)} rows, but {len(ids)} ids. Expected the same number, at least 1. "
+            "Give the outputs and ids of the same rows.",
             code="rows-differ",
         )
     check_finite(outputs, "the outputs")
-    return Predictions(tuple(ids), {name: _numbers(array) for name, array in packing.pack(outputs).items()})
+    return Predictions(tuple(ids), {name: _to_numbers(array) for name, array in packing.pack(outputs).items()})
 
 
 def unpack(predictions: Predictions) -> list[dict[str, np.ndarray]]:
-    """Undoes :func:`pack`: outputs, one row each.
+    """Return the outputs of packed predictions, one row each.
+
+    Args:
+        predictions: Predictions from :func:`pack`, or from a report that may be damaged.
 
     Raises:
-        ValueError: with what does not fit, as a phrase behind "has".
+        ValueError: If the predictions are inconsistent. The message is the object of a sentence with "has".
     """
-    packed = {}
-    for name, found in predictions.outputs.items():
-        values = np.array(found.values, np.float64)
-        if found.dtype not in _TYPES or any(n < 0 for n in found.shape) or math.prod(found.shape) != len(values):
-            raise ValueError(
-                f"predictions of the type {found.dtype[:20]} and the shape {list(found.shape)} with {len(values)} values as '{name}'"
-            )
-        dtype = np.dtype(found.dtype)
-        most = 1 if dtype.kind == "b" else float(np.finfo(dtype).max if dtype.kind == "f" else np.iinfo(dtype).max)
-        least = -most if dtype.kind == "f" else 0 if dtype.kind == "b" else float(np.iinfo(dtype).min)
-        whole = dtype.kind == "f" or bool((values == np.floor(values)).all())
-        if not whole or not ((least <= values) & (values <= most)).all():  # nor is NaN
-            raise ValueError(f"predictions that are no {found.dtype}, as '{name}'")
-        packed[name] = values.astype(dtype).reshape(found.shape)
+    packed = {name: _to_array(name, numbers) for name, numbers in predictions.outputs.items()}
     try:
         rows = packing.unpack(packed)
     except (ValueError, TypeError) as problem:
-        raise ValueError(f"predictions whose parts do not fit ({problem})") from problem
+        raise ValueError(f"predictions whose parts do not fit together ({problem})") from problem
     if not rows or len(rows) != len(predictions.ids):
         raise ValueError(f"predictions of {len(rows)} rows for {len(predictions.ids)} ids")
     return rows
 
 
-def ask(answer: Answer, inputs: Iterable[Input], whose: str = "The model") -> Iterator[list[Arrays]]:
-    """Asks a model about inputs: 50 at a time at most, and fewer where they are large arrays.
+def _to_numbers(array: np.ndarray) -> Numbers:
+    return Numbers(str(array.dtype), tuple(array.shape), tuple(array.astype(np.float64).ravel().tolist()))
 
-    Args:
-        answer: the model.
-        inputs: are taken when they are asked for, so that they may be made one by one.
-        whose: the model, for the message.
 
-    Yields:
-        Outputs to the next inputs, one row each.
+def _to_array(name: str, numbers: Numbers) -> np.ndarray:
+    """Return the array of an output.
 
     Raises:
-        UsageError: when ``answer`` does not give a row of outputs for each input.
+        ValueError: If the dtype is not supported, the shape does not fit, or a value is not of the dtype.
     """
-    left = iter(inputs)
-    while group := list(_group(left)):
-        outputs = list(answer(group))
-        if len(outputs) != len(group):
+    values = np.array(numbers.values, np.float64)
+    is_valid_shape = all(size >= 0 for size in numbers.shape) and math.prod(numbers.shape) == len(values)
+    if numbers.dtype not in _DTYPES or not is_valid_shape:
+        raise ValueError(
+            f"predictions of the type {numbers.dtype[:20]} and the shape {list(numbers.shape)} "
+            f"with {len(values)} values as '{name}'"
+        )
+    dtype = np.dtype(numbers.dtype)
+    lowest, highest = _value_range(dtype)
+    is_integral = dtype.kind == "f" or bool((values == np.floor(values)).all())
+    # NaN fails both comparisons.
+    if not is_integral or not ((lowest <= values) & (values <= highest)).all():
+        raise ValueError(f"predictions that are not {numbers.dtype}, as '{name}'")
+    return values.astype(dtype).reshape(numbers.shape)
+
+
+def _value_range(dtype: np.dtype[Any]) -> tuple[float, float]:
+    """Return the lowest and the highest value of a dtype."""
+    if dtype.kind == "b":
+        return 0.0, 1.0
+    if dtype.kind == "f":
+        return float(np.finfo(dtype).min), float(np.finfo(dtype).max)
+    return float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
+
+
+def ask(answer: Answer, inputs: Iterable[Input], whose: str = "The model") -> Iterator[list[Arrays]]:
+    """Yield the outputs of a model to inputs, in requests of at most 50 inputs, and fewer large arrays.
+
+    Args:
+        answer: Function that runs the model.
+        inputs: Inputs, read one request at a time, so that they can be generated lazily.
+        whose: Name of the model at the start of a sentence, for the message.
+
+    Yields:
+        Outputs of the next request, one row each.
+
+    Raises:
+        UsageError: If the model does not return one row of outputs for each input.
+    """
+    remaining = iter(inputs)
+    while request := list(_next_request(remaining)):
+        outputs = list(answer(request))
+        if len(outputs) != len(request):
             raise UsageError(
-                f"{whose} answers {len(group)} inputs with {len(outputs)} rows of outputs, expected one for each.",
+                f"{whose} returned {len(outputs)} rows of outputs for {len(request)} inputs, expected one for each.",
                 code="rows-differ",
             )
         yield outputs
 
 
-def _group(inputs: Iterator[Input]) -> Iterator[Input]:
-    """The next inputs that are asked about together."""
+def _next_request(inputs: Iterator[Input]) -> Iterator[Input]:
+    """Yield the inputs of the next request."""
     size = 0
-    for value in itertools.islice(inputs, _INPUTS_A_REQUEST):
+    for value in itertools.islice(inputs, _REQUEST_INPUTS):
         yield value
         size += int(getattr(value, "nbytes", 0))
-        if size >= _BYTES_A_REQUEST:
+        if size >= _REQUEST_BYTES:
             return
 
 
 def check_finite(outputs: Sequence[Arrays], whose: str) -> None:
-    """Refuses outputs that cannot be scored.
+    """Check that outputs can be scored.
 
     Args:
-        outputs: one row each.
-        whose: they are, for the message.
+        outputs: Outputs, one row each.
+        whose: Name of the outputs, for the message.
 
     Raises:
-        UsageError: with the number of rows that hold NaN or infinity.
+        UsageError: If some rows hold NaN or infinity. The message has their number.
     """
     if broken := int((~packing.finite(outputs)).sum()):
         raise UsageError(
-            f"{broken} of {len(outputs)} rows of {whose} hold NaN or infinity, expected numbers. Such a model cannot be scored: reject it.",
+            f"{broken} of {len(outputs)} rows of {whose} hold NaN or infinity, expected finite numbers. "
+            "Such a model cannot be scored: reject it.",
             code="outputs-not-finite",
         )
 
 
-def named(found: object, rows: int, outputs: Sequence[TensorSpec], where: str) -> list[dict[str, np.ndarray]]:
-    """Outputs in the forms in which a teacher gives them, as rows of named arrays.
+def name_outputs(answers: object, rows: int, outputs: Sequence[TensorSpec], where: str) -> list[dict[str, np.ndarray]]:
+    """Return the outputs of a teacher function as rows of named arrays.
 
     Args:
-        found: a row of named arrays for each input; or one array ``[rows, ...]`` of a model with one output.
-        rows: expected number.
-        outputs: of the graph that they are compared with, by which names, types and shapes are checked.
-        where: who gave them, for messages.
+        answers: Mapping from output to values for each input; or one array ``[rows, ...]`` if the model has one output.
+        rows: Expected number of rows.
+        outputs: Outputs of the compared graph, which define the names, dtypes and shapes.
+        where: Name of the outputs at the start of a sentence, for messages.
 
     Raises:
-        SamplesError: for outputs of other rows or of another shape, or what is not a finite number.
+        SamplesError: If an output is missing, has another number of rows or another shape, or is not a finite number.
     """
-    if isinstance(found, Sequence) and found and isinstance(found[0], Mapping):
+    names = ", ".join(spec.name for spec in outputs)
+    if isinstance(answers, Sequence) and answers and isinstance(answers[0], Mapping):
         columns: dict[str, _Column] = {}
         for spec in outputs:
-            if any(spec.name not in row for row in found):
+            if any(spec.name not in row for row in answers):
                 raise SamplesError(
-                    f"{where} gives no output '{spec.name}' in some rows, only {', '.join(map(str, found[0]))}. Name it so.",
+                    f"{where} lack '{spec.name}' in some rows. Expected in each row: {names}. "
+                    f"The first row has: {', '.join(map(str, answers[0]))}.",
                     code="predictions-output",
                 )
-            columns[spec.name] = [np.asarray(row[spec.name]) for row in found]
+            columns[spec.name] = [np.asarray(row[spec.name]) for row in answers]
     elif len(outputs) == 1:
-        columns = {outputs[0].name: np.asarray(found)}
+        columns = {outputs[0].name: np.asarray(answers)}
     else:
         raise SamplesError(
-            f"{where} gives one array, expected an array for each of the outputs {', '.join(s.name for s in outputs)}. Give a mapping a row.",
+            f"{where} are one array, expected an array for each of the outputs {names}. Return a mapping for each row.",
             code="predictions-output",
         )
-    return _named_rows(columns, rows, outputs, where)
+    return _to_rows(columns, rows, outputs, where)
 
 
 def read_outputs(file: str | Path, rows: int, outputs: Sequence[TensorSpec]) -> list[dict[str, np.ndarray]]:
-    """Reads the outputs that a teacher left in a file. Nothing in it is run: a pickled array is refused.
+    """Read the outputs of a teacher from a file. No code in it is run: a pickled array is an error.
 
     Args:
-        file: ``.npz`` with an array for each output, ``[rows, ...]`` in the order of the samples, or as ``spec.rows.pack`` makes them of rows of several
-            shapes; ``.jsonl`` with an object from output to list a line; or, of a model with one output, ``.npy``.
-        rows: of the samples.
-        outputs: of the graph that they are compared with.
+        file: ``.npz`` with an array ``[rows, ...]`` for each output, in the order of the samples; if the rows differ in
+            shape, with the arrays of :func:`edgekit.spec.rows.pack`. Or ``.jsonl`` with one object per line, from
+            output to list. Or ``.npy`` if the model has one output.
+        rows: Number of samples.
+        outputs: Outputs of the compared graph, which define the names, dtypes and shapes.
 
     Returns:
-        One row of named arrays for each sample.
+        Row of named arrays for each sample.
 
     Raises:
-        UsageError: when the file is missing, cannot be read, or is of another type.
-        SamplesError: when it is malformed, of another shape, or holds something that is not a finite number.
+        UsageError: If the file does not exist, cannot be read, or is of another type.
+        SamplesError: If the file is malformed, or an output has another shape or is not a finite number.
     """
     path = Path(file)
     readers: dict[str, Callable[[Path, Sequence[str]], dict[str, _Column]]] = {
-        ".npy": _numpy,
-        ".npz": _numpy,
-        ".jsonl": _jsonl,
+        ".npy": _read_numpy,
+        ".npz": _read_numpy,
+        ".jsonl": _read_jsonl,
     }
     read = readers.get(path.suffix.lower())
     if read is None:
         raise UsageError(
-            f"Predictions {path} end in '{path.suffix}', expected one of: {', '.join(FILE_TYPES)}. Convert or rename the file.",
+            f"Predictions {path} end in '{path.suffix}', expected one of: {', '.join(FILE_TYPES)}. "
+            "Convert or rename the file.",
             code="predictions-suffix",
         )
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
+        state = "is a folder" if path.is_dir() else "does not exist"
         raise UsageError(
-            f"Predictions {path} {what}, expected a file of a model's outputs ({', '.join(FILE_TYPES)}). Correct the path.",
+            f"Predictions {path} {state}, expected a file of a model's outputs ({', '.join(FILE_TYPES)}). "
+            "Correct the path.",
             code="predictions-not-found",
         )
     try:
@@ -226,91 +262,106 @@ def read_outputs(file: str | Path, rows: int, outputs: Sequence[TensorSpec]) -> 
             f"Predictions {path} cannot be read: {problem.strerror}. Check its permissions.",
             code="predictions-unreadable",
         ) from problem
-    except Exception as problem:  # a damaged file brings numpy's, zipfile's, zlib's and tokenize's errors, which have nothing in common
-        pickled = any(word in str(problem) for word in ("pickle", "Python object"))
-        reason = "it holds pickled objects, which are code" if pickled else str(problem) or "it is cut off"
+    except Exception as problem:
+        # A damaged file raises errors of numpy, zipfile, zlib or tokenize, which have no common base class.
+        reason = str(problem) or "it is truncated"
+        if any(word in reason for word in ("pickle", "Python object")):
+            reason = "it holds pickled objects, which are code"
         raise SamplesError(
             f"Predictions {path} cannot be read as an array of numbers: {reason}. Save the outputs again.",
             code="predictions-unreadable",
         ) from problem
-    return _named_rows(columns, rows, outputs, f"Predictions {path}")
+    return _to_rows(columns, rows, outputs, f"Predictions {path}")
 
 
-def _named_rows(
+def _to_rows(
     columns: Mapping[str, _Column], rows: int, outputs: Sequence[TensorSpec], where: str
 ) -> list[dict[str, np.ndarray]]:
-    checked = {spec.name: _checked(columns[spec.name], rows, spec, where) for spec in outputs}
+    """Return checked columns as rows of named arrays."""
+    checked = {spec.name: _check_column(columns[spec.name], rows, spec, where) for spec in outputs}
     return [dict(zip(checked, row, strict=True)) for row in zip(*checked.values(), strict=True)]
 
 
-def _checked(column: _Column, rows: int, spec: TensorSpec, where: str) -> list[np.ndarray]:
-    """The rows of one output in the type of the graph's, each without a batch axis."""
+def _check_column(column: _Column, rows: int, spec: TensorSpec, where: str) -> list[np.ndarray]:
+    """Return the rows of one output in the graph's dtype, each without a batch axis.
+
+    Raises:
+        SamplesError: If the number of rows, a shape or a dtype is another one, or a value is not a finite number.
+    """
     expected = list(spec.shape[1:])
-    remedy = "Give the outputs of these samples, a row each and in their order."
+    remedy = "Give one row of outputs for each of these samples, in their order."
     if not isinstance(column, np.ndarray) and len({row.shape for row in column}) == 1:
         column = np.stack(column)
     if isinstance(column, np.ndarray) and (
         column.ndim != len(spec.shape) or len(column) != rows or not _fits(column.shape[1:], expected)
     ):
         raise SamplesError(
-            f"{where} have the shape {list(column.shape)}, expected {[rows, *expected]}: rows, then the output's own axes. {remedy}",
+            f"{where} have the shape {list(column.shape)}, expected {[rows, *expected]}: rows, then the other axes of "
+            f"the output. {remedy}",
             code="predictions-shape",
         )
     if len(column) != rows:
         raise SamplesError(
-            f"{where} have the shape [{len(column)}, ...], expected {[rows, *expected]}: rows, then the output's own axes. {remedy}",
+            f"{where} have the shape [{len(column)}, ...], expected {[rows, *expected]}: rows, then the other axes of "
+            f"the output. {remedy}",
             code="predictions-shape",
         )
-    found, bad = [], []
-    for place, row in enumerate(column):
+    accepted_kinds = "fiu" if spec.dtype.startswith("float") else spec.dtype[0]
+    arrays = []
+    broken = []
+    for index, row in enumerate(column):
         if not _fits(row.shape, expected):
             raise SamplesError(
-                f"{where} have the shape {list(row.shape)} in row {place + 1}, expected {expected}. {remedy}",
+                f"{where} have the shape {list(row.shape)} in row {index + 1}, expected {expected}. {remedy}",
                 code="predictions-shape",
             )
-        if row.dtype.kind not in ("fiu" if spec.dtype.startswith("float") else spec.dtype[0]):
+        if row.dtype.kind not in accepted_kinds:
             raise SamplesError(
-                f"{where} are of the type {row.dtype}, expected numbers of the type {spec.dtype}. Save the outputs as {spec.dtype}.",
+                f"{where} are of the type {row.dtype}, expected numbers of the type {spec.dtype}. "
+                f"Save the outputs as {spec.dtype}.",
                 code="predictions-dtype",
             )
-        with np.errstate(over="ignore"):  # what does not fit into float32 is infinite there, and refused
-            found.append(np.array(row, spec.dtype, order="C"))
-        bad += [] if np.isfinite(found[-1]).all() else [place]
-    if bad:
+        with np.errstate(over="ignore"):  # A number beyond float32 becomes infinite, which is an error below.
+            array = np.array(row, spec.dtype, order="C")
+        arrays.append(array)
+        if not np.isfinite(array).all():
+            broken.append(index)
+    if broken:
         raise SamplesError(
-            f"{where} hold NaN, infinity or a number beyond {spec.dtype} in {len(bad)} of {rows} rows, first in row {bad[0] + 1}. "
-            "Expected finite numbers: let the teacher answer these rows again.",
+            f"{where} hold NaN, infinity or a number beyond {spec.dtype} in {len(broken)} of {rows} rows, first in row "
+            f"{broken[0] + 1}. Expected finite numbers. Run the teacher on these rows again.",
             code="outputs-not-finite-file",
         )
-    return found
+    return arrays
 
 
 def _fits(shape: Sequence[int], expected: Sequence[str | int]) -> bool:
-    return len(shape) == len(expected) and all(
-        isinstance(e, str) or n == e for n, e in zip(shape, expected, strict=True)
-    )
+    """Return whether a shape has the expected sizes. A text is the name of a variable axis."""
+    if len(shape) != len(expected):
+        return False
+    return all(isinstance(axis, str) or size == axis for size, axis in zip(shape, expected, strict=True))
 
 
-def _numpy(path: Path, names: Sequence[str]) -> dict[str, _Column]:
-    # Mapped, so that a header that promises more than the file holds costs no memory.
-    found = np.load(path, mmap_mode="r", allow_pickle=False)
-    if isinstance(found, np.ndarray):
+def _read_numpy(path: Path, names: Sequence[str]) -> dict[str, _Column]:
+    # The file is memory-mapped, so that no memory is allocated for a header that states more than the file holds.
+    content = np.load(path, mmap_mode="r", allow_pickle=False)
+    if isinstance(content, np.ndarray):
         if len(names) != 1:
-            raise ValueError(f"it holds one array, and the model has the outputs {', '.join(names)}: save a .npz")
-        return {names[0]: found}
+            raise ValueError(f"it holds one array, but the model has the outputs {', '.join(names)}: save a .npz")
+        return {names[0]: content}
     columns: dict[str, _Column] = {}
-    with found:
+    with content:
         for name in names:
-            if name not in found.files:
-                raise ValueError(f"it has no array '{name}', only: {', '.join(found.files) or 'nothing'}")
+            if name not in content.files:
+                raise ValueError(f"it has no array '{name}', only: {', '.join(content.files) or 'nothing'}")
             shapes = f"{name}{packing.SHAPES}"
-            columns[name] = found[name]
-            if shapes in found.files:
-                columns[name] = [row[name] for row in packing.unpack({name: found[name], shapes: found[shapes]})]
+            columns[name] = content[name]
+            if shapes in content.files:
+                columns[name] = [row[name] for row in packing.unpack({name: content[name], shapes: content[shapes]})]
     return columns
 
 
-def _jsonl(path: Path, names: Sequence[str]) -> dict[str, _Column]:
+def _read_jsonl(path: Path, names: Sequence[str]) -> dict[str, _Column]:
     columns: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for number, line in enumerate(path.read_text("utf-8-sig").split("\n"), 1):
         if not line.strip():
@@ -324,13 +375,16 @@ def _jsonl(path: Path, names: Sequence[str]) -> dict[str, _Column]:
             if not isinstance(values, list) or not _all_numbers(values):
                 raise ValueError(f'line {number} is not an object with a list of numbers as "{name}"')
             array = np.array(values)
-            columns[name].append(np.array(values, np.float64) if array.dtype.kind == "O" else array)
+            if array.dtype.kind == "O":  # Integers beyond 64 bits.
+                array = np.array(values, np.float64)
+            columns[name].append(array)
     return dict(columns)
 
 
 def _all_numbers(values: list[object]) -> bool:
-    return all(_all_numbers(v) if isinstance(v, list) else type(v) in (int, float) for v in values)
-
-
-def _numbers(array: np.ndarray) -> Numbers:
-    return Numbers(str(array.dtype), tuple(array.shape), tuple(array.astype(np.float64).ravel().tolist()))
+    """Return whether nested lists hold numbers only. A bool is not a number."""
+    for value in values:
+        is_valid = _all_numbers(value) if isinstance(value, list) else type(value) in (int, float)
+        if not is_valid:
+            return False
+    return True

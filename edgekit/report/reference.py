@@ -1,8 +1,9 @@
-"""Whether a model's answers have anything to do with the labels of the samples.
+"""Check that a model's answers have anything to do with the labels of the samples.
 
-Every comparison is against a reference. Where that was misread (the labels numbered in another order, the wrong column, another tokenizer), a
-candidate that is just as wrong loses nothing. So the reference itself is held against chance: by Matthews' correlation coefficient, and of
-numbers by R2, with intervals over the different inputs of the samples, see :mod:`edgekit.stats.chance`.
+Each comparison is against a reference model. If its labels were misread (numbered in another order, read from the wrong
+column) or it runs with another tokenizer, a candidate that is just as wrong loses nothing. Therefore the reference is
+compared with chance: by the Matthews correlation coefficient for labels and by R2 for numbers. The intervals are over
+the different inputs of the samples, see :mod:`edgekit.stats.chance`.
 """
 
 from __future__ import annotations
@@ -20,236 +21,299 @@ from edgekit.spec.manifest import ReferenceCheck
 from edgekit.spec.protocols import Arrays, HasLabels, HasNumbers
 from edgekit.stats import chance
 
-__all__ = ["CLEAR", "DOUBTFUL", "FEWEST_ROWS", "TOO_FEW", "Question", "hold", "question"]
+__all__ = ["CLEAR", "DOUBTFUL", "FEWEST_ROWS", "TOO_FEW", "ReferenceResult", "check_reference", "refuse_doubtful"]
 
 FEWEST_ROWS = 30
-"""Different inputs below which nothing is concluded; of a label, rows with it and rows without it."""
+"""Least number of different inputs for a conclusion; for one label, least rows with it and least rows without it."""
 
-CLEAR, DOUBTFUL, TOO_FEW = "clear", "doubtful", "too few"
-_MOST_SHOWN = 10  # labels of a table in a message
-_WIDEST = 18  # characters of a label there
+CLEAR = "clear"
+"""Outcome of answers that are better than chance."""
+
+DOUBTFUL = "doubtful"
+"""Outcome of answers that may be chance, or that fit another numbering of the labels better."""
+
+TOO_FEW = "too few"
+"""Outcome of rows that cannot decide."""
+
+_TABLE_LABELS = 10  # Most labels of a table in a message.
+_LABEL_WIDTH = 18  # Most characters of a label in such a table.
+_LEAST_CORRELATION = 0.3  # Least proven correlation of numbers for which another scale is proposed.
 
 
 @dataclass(frozen=True)
-class Question:
-    """What the answers of a model on labelled rows say of it.
+class ReferenceResult:
+    """Comparison of a model's answers with chance.
 
     Attributes:
-        check: as a manifest keeps it; ``said`` is one sentence, empty where nothing is doubtful.
-        table: labels and answers side by side, for people; several lines.
+        check: Result for the manifest. Its ``said`` is one sentence, empty if there is no doubt.
+        table: Table of labels and answers for the user, several lines.
     """
 
     check: ReferenceCheck
     table: str
 
 
-def question(
-    given: Evaluation, outputs: Sequence[Arrays], where: str, whose: str, renumber: bool = True
-) -> Question | None:
-    """Holds the answers of a model against chance.
+def check_reference(
+    samples: Evaluation, outputs: Sequence[Arrays], where: str, whose: str, renumber: bool = True
+) -> ReferenceResult | None:
+    """Compare the answers of a model with chance.
 
     Args:
-        given: labelled rows.
-        outputs: of the model to these.
-        where: the samples, for words.
-        whose: the model, for words.
-        renumber: look for another numbering of the labels, which takes scipy.
+        samples: Labelled rows.
+        outputs: Outputs of the model for these rows, one row each.
+        where: Name of the samples, for messages.
+        whose: Name of the model, for messages.
+        renumber: True to look for another numbering of the labels that fits better. This needs scipy.
 
     Returns:
-        None where answers are neither labels nor numbers: nothing is known of chance then.
+        The result; None if the answers are neither labels nor numbers, which have no chance level.
     """
-    task, once = given.task, given.distinct
-    kept = [outputs[i] for i in given.places]
+    task = samples.task
+    distinct = samples.distinct
+    distinct_outputs = [outputs[i] for i in samples.places]
     if isinstance(task, HasLabels):
-        asked = _labels(task, *task.label_matrix(kept, once.truth), rows_of_items(task, kept, once.truth), renumber)
+        truth, answers = task.label_matrix(distinct_outputs, distinct.truth)
+        result = _check_labels(task, truth, answers, rows_of_items(task, distinct_outputs, distinct.truth), renumber)
     elif isinstance(task, HasNumbers):
-        asked = _numbers(task.numbers, *task.number_matrix(kept, once.truth))
+        result = _check_numbers(task.numbers, *task.number_matrix(distinct_outputs, distinct.truth))
     else:
         return None
-    check, outcome, said = asked.check, asked.check.outcome, ""
-    if len(kept) < FEWEST_ROWS:
+    count = len(distinct_outputs)
+    check = result.check
+    outcome = check.outcome
+    message = ""
+    if count < FEWEST_ROWS:
         outcome = TOO_FEW
-        said = f"{where} has {len(kept)} different inputs, too few to tell whether the answers of {whose} are better than chance (it takes {FEWEST_ROWS})."
+        message = (
+            f"{where} has {count} different inputs, too few to tell whether the answers of {whose} are better than "
+            f"chance (at least {FEWEST_ROWS} are needed)."
+        )
     elif check.value is None:
         outcome = TOO_FEW
-        said = f"{where} has one label alone, so that it cannot be told whether the answers of {whose} are better than chance."
+        message = (
+            f"{where} has only one label, so it is not known whether the answers of {whose} are better than chance."
+        )
     elif outcome == DOUBTFUL:
         interval = f"{check.score_name} {_two(check.value)}, 95 % interval {_two(check.low)} to {_two(check.high)}"
-        head = "are no better than chance" if check.low is not None and check.low <= 0 else "do not fit the labels"
-        said = (
-            f"The answers of {whose} to the {len(kept):,} different inputs of {where} {head} ({interval}){check.said}."
+        is_chance = check.low is not None and check.low <= 0
+        doubt = "are no better than chance" if is_chance else "do not fit the labels"
+        message = (
+            f"The answers of {whose} to the {count:,} different inputs of {where} {doubt} ({interval}){check.said}."
         )
-    return Question(replace(check, rows=len(kept), outcome=outcome, said=said), asked.table)
+    return ReferenceResult(replace(check, rows=count, outcome=outcome, said=message), result.table)
 
 
-def hold(asked: Question | None, accept: bool) -> ReferenceCheck | None:
-    """Stops what would be measured against a doubtful reference.
+def refuse_doubtful(result: ReferenceResult | None, accept: bool) -> ReferenceCheck | None:
+    """Return the check of a reference, or raise an error if it is doubtful.
 
     Args:
-        asked: about the reference; None where nothing is known of chance.
-        accept: whether the user takes it as it is.
+        result: Comparison with chance. None if the answers have no chance level.
+        accept: True if the user accepts a doubtful reference.
 
     Returns:
-        As a manifest keeps it; None where ``asked`` is.
+        The check for the manifest; None if ``result`` is None.
 
     Raises:
-        ReferenceDoubtError: for a doubtful one that is not accepted, with labels and answers side by side.
+        ReferenceDoubtError: If the reference is doubtful and not accepted. The message has the table of labels and
+            answers.
     """
-    if asked is None:
+    if result is None:
         return None
-    if asked.check.outcome != DOUBTFUL or accept:
-        return replace(asked.check, accepted=asked.check.outcome == DOUBTFUL)
+    is_doubtful = result.check.outcome == DOUBTFUL
+    if not is_doubtful or accept:
+        return replace(result.check, accepted=is_doubtful)
     raise ReferenceDoubtError(
-        f"{asked.check.said} Every candidate would be held to that, and pass. Expected answers that have to do with the labels: check how the labels are "
-        "numbered, the columns (--columns), the model's id2label and its tokenizer. If it is as it should be, build with --accept-reference "
-        f"(accept_reference=True).\n{asked.table}",
+        f"{result.check.said} Each candidate would be compared with these answers, and pass. Expected answers that fit "
+        "the labels: check how the labels are numbered, the columns (--columns), the model's id2label and its "
+        "tokenizer. If the reference is right, build with --accept-reference (accept_reference=True).\n"
+        f"{result.table}",
         code="model-unlike-labels",
     )
 
 
-def _labels(task: HasLabels, right: np.ndarray, given: np.ndarray, rows: np.ndarray | None, renumber: bool) -> Question:
-    """Of answers that are labels: bool ``[items, labels]`` each, and the row of each item where rows have several."""
-    single, names, labels = task.exclusive, task.labels, len(task.labels)
-    table = _confusion(names, right, given) if single else _by_label(names, right, given)
-    with_it = right.sum(axis=0)
-    judged = np.flatnonzero((with_it > 0) & (with_it < len(right)))
-    name = "MCC" if single else "MCC" if labels == 1 else "mean MCC"
-    if not judged.size or len(right if rows is None else np.unique(rows)) < 2:
-        return Question(ReferenceCheck(name, None, None, None, len(right), TOO_FEW), table)
-    each = [] if single else [chance.phi(right[:, j], given[:, j], rows) for j in judged]
-    whole = chance.gorodkin(right, given, rows) if single else chance.mean(each)
-    low, high = whole.ends()
-    lines, doubtful = [], low <= 0
-    if not single:
-        for j, estimate in zip(judged, each, strict=True):
-            enough = min(with_it[j], len(right) - with_it[j]) >= FEWEST_ROWS
-            if enough and len(judged) > 1 and estimate.ends()[0] <= 0:
-                doubtful = True
-                lines.append(
-                    f"; of the label '{names[j]}' it is {_two(estimate.value)} ({_two(estimate.ends()[0])} to {_two(estimate.ends()[1])})"
+def _check_labels(
+    task: HasLabels, truth: np.ndarray, answers: np.ndarray, rows: np.ndarray | None, renumber: bool
+) -> ReferenceResult:
+    """Compare answers that are labels with chance.
+
+    Args:
+        task: Task with the labels.
+        truth: True labels: bool ``[items, labels]``.
+        answers: Answered labels: bool ``[items, labels]``.
+        rows: Row of each item, ascending: int64 ``[items]``. None if each item is a row.
+        renumber: True to look for another numbering of the labels.
+    """
+    single = task.exclusive
+    names = task.labels
+    table = _format_confusion(names, truth, answers) if single else _format_counts(names, truth, answers)
+    score_name = "MCC" if single or len(names) == 1 else "mean MCC"
+    positives = truth.sum(axis=0)
+    defined = np.flatnonzero((positives > 0) & (positives < len(truth)))
+    row_count = len(truth if rows is None else np.unique(rows))
+    if not defined.size or row_count < 2:
+        return ReferenceResult(ReferenceCheck(score_name, None, None, None, len(truth), TOO_FEW), table)
+    per_label: dict[int, chance.Estimate] = {}
+    if single:
+        overall = chance.gorodkin(truth, answers, rows)
+    else:
+        per_label = {j: chance.phi(truth[:, j], answers[:, j], rows) for j in defined.tolist()}
+        overall = chance.mean(list(per_label.values()))
+    low, high = overall.ends()
+    doubts = []
+    if len(per_label) > 1:
+        for j, estimate in per_label.items():
+            has_enough = min(positives[j], len(truth) - positives[j]) >= FEWEST_ROWS
+            bottom, top = estimate.ends()
+            if has_enough and bottom <= 0:
+                doubts.append(
+                    f"; for the label '{names[j]}' it is {_two(estimate.value)} ({_two(bottom)} to {_two(top)})"
                 )
-    errors = chance.standard_errors(labels)
-    if renumber and (fit := _renumbered(task, right, given, rows)):
-        doubtful = True
-        lines.append(fit)
-    elif not single and (
-        turned := [names[j] for j, e in zip(judged, each, strict=True) if e.value + errors * e.error < 0]
-    ):
-        doubtful = True
-        lines.append(f"; 1 and 0 seem to be the other way round for {', '.join(turned[:5])}")
-    check = ReferenceCheck(
-        name, whole.value, low, high, len(right), DOUBTFUL if doubtful else CLEAR, said="".join(lines[:6])
-    )
-    return Question(check, table)
+    errors = chance.standard_errors(len(names))
+    inverted = [names[j] for j, estimate in per_label.items() if estimate.value + errors * estimate.error < 0]
+    if renumber and (better_numbering := _find_renumbering(task, truth, answers, rows)):
+        doubts.append(better_numbering)
+    elif inverted:
+        doubts.append(f"; 1 and 0 seem to be swapped for {', '.join(inverted[:5])}")
+    outcome = DOUBTFUL if low <= 0 or doubts else CLEAR
+    check = ReferenceCheck(score_name, overall.value, low, high, len(truth), outcome, said="".join(doubts[:6]))
+    return ReferenceResult(check, table)
 
 
-def _numbers(names: Sequence[str], right: np.ndarray, given: np.ndarray) -> Question:
-    """Of answers that are numbers, float64 ``[rows, numbers]`` each: R2 of the answers as they are, of each number; the worst one counts."""
-    worst, doubtful = None, False
-    lines, table = "", ["output: labels (mean, deviation), answers (mean, deviation), correlation"]
+def _check_numbers(names: Sequence[str], truth: np.ndarray, answers: np.ndarray) -> ReferenceResult:
+    """Compare answers that are numbers with chance, by the R2 of each number without any rescaling. The worst counts.
+
+    Args:
+        names: Names of the numbers.
+        truth: True numbers: float64 ``[rows, numbers]``.
+        answers: Answered numbers: float64 ``[rows, numbers]``.
+    """
+    worst = None
+    doubts = []
+    is_doubtful = False
+    table = ["output: labels (mean, deviation), answers (mean, deviation), correlation"]
     for j, name in enumerate(names):
-        y, x = right[:, j], given[:, j]
+        y = truth[:, j]
+        x = answers[:, j]
         if len(y) < 2 or y.std() == 0:
             continue
         estimate = chance.r2(y, x)
         r = float(np.corrcoef(x, y)[0, 1]) if x.std() > 0 else 0.0
-        table.append(f"{name[:_WIDEST]}: {y.mean():.4g}, {y.std():.4g}; {x.mean():.4g}, {x.std():.4g}; {r:.2f}")
+        table.append(f"{name[:_LABEL_WIDTH]}: {y.mean():.4g}, {y.std():.4g}; {x.mean():.4g}, {x.std():.4g}; {r:.2f}")
         if worst is None or estimate.ends()[0] < worst.ends()[0]:
             worst = estimate
         if estimate.ends()[0] <= 0:
-            doubtful = True
-            # Fisher's transformation: whether the correlation is beyond 0 for sure, should scale and sign alone be others.
-            sure = (
-                len(y) > 3
-                and math.tanh(math.atanh(min(abs(r), 1 - 1e-12)) - chance.standard_errors(2) / math.sqrt(len(y) - 3))
-                > 0.3
-            )
-            if sure:
-                slope = r * float(y.std() / x.std())
-                lines += f"; label = {slope:.3g} x answer {'+' if y.mean() >= slope * x.mean() else '-'} {abs(y.mean() - slope * x.mean()):.3g} would fit"
-                lines += f"{f' for {name}' if len(names) > 1 else ''} (R2 {_two(r * r)}): {'the sign' if slope < 0 else 'the scale'} of the labels is another"
+            is_doubtful = True
+            doubts.append(_find_rescaling(f" for {name}" if len(names) > 1 else "", y, x, r))
+    lines = "\n".join(table[: _TABLE_LABELS + 1])
     if worst is None:
-        return Question(ReferenceCheck("R2", None, None, None, len(right), TOO_FEW), "\n".join(table))
+        return ReferenceResult(ReferenceCheck("R2", None, None, None, len(truth), TOO_FEW), lines)
     low, high = worst.ends()
-    return Question(
-        ReferenceCheck("R2", worst.value, low, high, len(right), DOUBTFUL if doubtful else CLEAR, said=lines),
-        "\n".join(table[: _MOST_SHOWN + 1]),
+    outcome = DOUBTFUL if is_doubtful else CLEAR
+    return ReferenceResult(
+        ReferenceCheck("R2", worst.value, low, high, len(truth), outcome, said="".join(doubts)), lines
     )
 
 
-def _renumbered(task: HasLabels, right: np.ndarray, given: np.ndarray, rows: np.ndarray | None) -> str:
-    """The numbering of the labels under which the answers fit far better, in words; empty where no other one surely does.
+def _find_rescaling(which: str, y: np.ndarray, x: np.ndarray, r: float) -> str:
+    """Return the linear map of the answers that fits the labels, in words; empty if their correlation is not proven.
 
-    The assignment with the largest sum of coefficients between a label in the file and a label that is answered. Since it is the best of all
-    permutations, what it gains must be beyond 0 by as many standard errors as the best of that many chances reaches.
+    Args:
+        which: Name of the number behind " for "; empty if it is the only one.
+        y: True numbers: float64 ``[rows]``.
+        x: Answered numbers: float64 ``[rows]``.
+        r: Correlation of both.
     """
-    from scipy.optimize import linear_sum_assignment  # not on a device, and slow to import
-
-    if len(right) < FEWEST_ROWS or right.shape[1] < 2:
+    if len(y) <= 3:
         return ""
-    names, table = task.labels, chance.phis(right, given)
+    # Lower bound of the absolute correlation by Fisher's transformation.
+    arm = chance.standard_errors(2) / math.sqrt(len(y) - 3)
+    least = math.tanh(math.atanh(min(abs(r), 1 - 1e-12)) - arm)
+    if least <= _LEAST_CORRELATION:
+        return ""
+    slope = r * float(y.std() / x.std())
+    offset = y.mean() - slope * x.mean()
+    sign = "+" if y.mean() >= slope * x.mean() else "-"
+    difference = "sign" if slope < 0 else "scale"
+    return (
+        f"; label = {slope:.3g} x answer {sign} {abs(offset):.3g} would fit{which} (R2 {_two(r * r)}): "
+        f"the labels have another {difference}"
+    )
+
+
+def _find_renumbering(task: HasLabels, truth: np.ndarray, answers: np.ndarray, rows: np.ndarray | None) -> str:
+    """Return the numbering of the labels that fits the answers far better, in words; empty if none surely does.
+
+    It is the assignment with the largest sum of coefficients between a label in the file and an answered label. Because
+    it is the best of all permutations, its gain must exceed 0 by as many standard errors as the best of that many
+    permutations reaches by chance.
+    """
+    from scipy.optimize import linear_sum_assignment  # Devices lack scipy, and it is slow to import.
+
+    if len(truth) < FEWEST_ROWS or truth.shape[1] < 2:
+        return ""
+    names = task.labels
     labels = len(names)
+    table = chance.phis(truth, answers)
     _, to = linear_sum_assignment(-(table + 1e-9 * np.eye(labels)))
     moved = [i for i in range(labels) if to[i] != i and table[i, to[i]] > table[i, i] and table[i, to[i]] > 0]
-    # A label that takes the place of another one which stays in its own is a confusion, not a numbering.
+    # A label that is confused with one that keeps its number is a wrong answer, not another numbering.
     if len(moved) < 2 or any(table[to[i], to[i]] > 0 for i in moved if to[i] not in moved):
         return ""
-    as_told = chance.mean([chance.phi(right[:, i], given[:, i], rows) for i in moved])
-    instead = chance.mean([chance.phi(right[:, i], given[:, to[i]], rows) for i in moved])
-    gain, errors = (
-        chance.Estimate(instead.value - as_told.value, instead.without - as_told.without),
-        chance.standard_errors(labels),
-    )
-    if min(gain.value - errors * gain.error, instead.value - errors * instead.error) <= 0:
+    current = chance.mean([chance.phi(truth[:, i], answers[:, i], rows) for i in moved])
+    proposed = chance.mean([chance.phi(truth[:, i], answers[:, to[i]], rows) for i in moved])
+    gain = chance.Estimate(proposed.value - current.value, proposed.without - current.without)
+    errors = chance.standard_errors(labels)
+    if min(gain.value - errors * gain.error, proposed.value - errors * proposed.error) <= 0:
         return ""
     order = np.arange(labels)
     order[moved] = to[moved]
-    renumbered = np.zeros_like(right)
-    for label, place in enumerate(order.tolist()):
-        renumbered[:, place] |= right[:, label]
-    said = ", ".join(f"{i} ({names[i]}) is the model's {to[i]} ({names[to[i]]})" for i in moved[:_MOST_SHOWN]) + (
-        " ..." if len(moved) > _MOST_SHOWN else ""
-    )
-    scores = f"{_overlap(task, renumbered, given):.2f} in place of {_overlap(task, right, given):.2f}"
-    return f"; another numbering of the labels would fit: {said}, with {'accuracy' if task.exclusive else 'micro F1'} {scores}"
+    renumbered = np.zeros_like(truth)
+    for label, number in enumerate(order.tolist()):
+        renumbered[:, number] |= truth[:, label]
+    pairs = ", ".join(f"{i} ({names[i]}) is the model's {to[i]} ({names[to[i]]})" for i in moved[:_TABLE_LABELS])
+    if len(moved) > _TABLE_LABELS:
+        pairs += " ..."
+    metric = "accuracy" if task.exclusive else "micro F1"
+    scores = f"{_overlap(task, renumbered, answers):.2f} instead of {_overlap(task, truth, answers):.2f}"
+    return f"; another numbering of the labels would fit: {pairs}, with {metric} {scores}"
 
 
-def _overlap(task: HasLabels, right: np.ndarray, given: np.ndarray) -> float:
-    """Share of right items where each has one label, else micro F1."""
-    both = int((right & given).sum())
-    return both / len(right) if task.exclusive else 2 * both / max(int(right.sum()) + int(given.sum()), 1)
+def _overlap(task: HasLabels, truth: np.ndarray, answers: np.ndarray) -> float:
+    """Return the accuracy if each item has one label, else micro F1."""
+    both = int((truth & answers).sum())
+    if task.exclusive:
+        return both / len(truth)
+    return 2 * both / max(int(truth.sum()) + int(answers.sum()), 1)
 
 
-def _confusion(names: Sequence[str], right: np.ndarray, given: np.ndarray) -> str:
-    """Rows by label (down) and answer (across), of the labels that most rows have or are answered."""
-    counts = right.T.astype(np.int64) @ given.astype(np.int64)
-    shown = sorted(np.argsort(-(counts.sum(axis=0) + counts.sum(axis=1)), kind="stable")[:_MOST_SHOWN].tolist())
-    heads = [f"{names[i][:_WIDEST]}" for i in shown]
-    width = max(6, *(len(h) + 1 for h in heads))
-    lines = [
-        "rows by label in the file (down) and answer (across)"
-        + (f", of {len(shown)} of {len(names)} labels" if len(shown) < len(names) else "")
-        + ":"
-    ]
-    lines.append(" " * width + "".join(f"{h:>{width}}" for h in heads))
-    lines += [f"{heads[k]:>{width}}" + "".join(f"{counts[i, j]:>{width}}" for j in shown) for k, i in enumerate(shown)]
+def _format_confusion(names: Sequence[str], truth: np.ndarray, answers: np.ndarray) -> str:
+    """Return the confusion matrix of the most frequent labels and answers, as text."""
+    counts = truth.T.astype(np.int64) @ answers.astype(np.int64)
+    by_frequency = np.argsort(-(counts.sum(axis=0) + counts.sum(axis=1)), kind="stable")
+    labels = sorted(by_frequency[:_TABLE_LABELS].tolist())
+    heads = [names[i][:_LABEL_WIDTH] for i in labels]
+    width = max(6, *(len(head) + 1 for head in heads))
+    title = "rows by label in the file (down) and answer (across)"
+    if len(labels) < len(names):
+        title += f", {len(labels)} of {len(names)} labels"
+    lines = [f"{title}:", " " * width + "".join(f"{head:>{width}}" for head in heads)]
+    for head, i in zip(heads, labels, strict=True):
+        lines.append(f"{head:>{width}}" + "".join(f"{counts[i, j]:>{width}}" for j in labels))
     return "\n".join(lines)
 
 
-def _by_label(names: Sequence[str], right: np.ndarray, given: np.ndarray) -> str:
-    """Of each label: rows that have it, rows that are answered with it, and both."""
-    rows = [
-        (int(right[:, j].sum()), int(given[:, j].sum()), int((right[:, j] & given[:, j]).sum()), name)
-        for j, name in enumerate(names)
-    ]
-    shown = sorted(rows, reverse=True)[:_MOST_SHOWN]
-    return "\n".join(
-        [
-            "label: rows that have it, rows answered with it, both",
-            *(f"{name[:_WIDEST]}: {a}, {b}, {c}" for a, b, c, name in shown),
-        ]
-    )
+def _format_counts(names: Sequence[str], truth: np.ndarray, answers: np.ndarray) -> str:
+    """Return the number of rows with each label, answered with it, and both, as text."""
+    rows = []
+    for j, name in enumerate(names):
+        both = truth[:, j] & answers[:, j]
+        rows.append((int(truth[:, j].sum()), int(answers[:, j].sum()), int(both.sum()), name))
+    lines = ["label: rows with it, rows answered with it, both"]
+    for labelled, answered, both, name in sorted(rows, reverse=True)[:_TABLE_LABELS]:
+        lines.append(f"{name[:_LABEL_WIDTH]}: {labelled}, {answered}, {both}")
+    return "\n".join(lines)
 
 
 def _two(value: float | None) -> str:
+    """Return a number with two decimals, without the sign of a negative zero."""
     return "none" if value is None else f"{value + 0.0:.2f}"

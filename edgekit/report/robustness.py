@@ -1,4 +1,7 @@
-"""How much models lose on disturbed inputs: by themselves, and one against another on the same inputs. Descriptive, not a certificate."""
+"""Loss of score on disturbed inputs: of one model, and of one model against another on the same disturbed inputs.
+
+The numbers are descriptive, not a certificate of robustness.
+"""
 
 from __future__ import annotations
 
@@ -18,139 +21,158 @@ from edgekit.spec.report import Robustness
 from edgekit.spec.subject import Perturbed
 from edgekit.stats.paired import Paired
 
-__all__ = ["Disturbances", "between", "disturb", "outputs_of", "own"]
+__all__ = ["Disturbances", "compare_disturbed", "disturb", "predict_disturbed", "score_disturbed"]
 
 Disturbances = Mapping[str, tuple[Sequence[int], Callable[[int], Input]]]
-"""Name of a kind to the rows it disturbs (ascending, from 0), and what makes the disturbed input of a row: all of them at once may be gigabytes."""
+"""Name of each kind of disturbance, with the rows that it changes (ascending, from 0) and a function from a row to its
+disturbed input. The inputs are generated lazily, because all of them together can take gigabytes."""
 
 
 def disturb(inputs: Sequence[Input], modality: Modality, rows: int = 200, seed: int = 0) -> Disturbances:
-    """Draws rows and disturbs each in every way that its modality knows.
+    """Sample rows and disturb each of them in every way of its modality.
 
     Args:
-        inputs: of the samples.
-        modality: theirs.
-        rows: how many are drawn, the same for every kind; all where there are fewer.
-        seed: of the draw and of the disturbances: the same seed gives the same inputs.
+        inputs: Inputs of the samples.
+        modality: Modality of the inputs.
+        rows: Number of rows to sample, the same rows for every kind. All rows if there are fewer.
+        seed: Random seed for the sampling and the disturbances. The same seed gives the same disturbed inputs.
 
     Returns:
-        An input that a kind cannot change is not among that kind's rows (no letters: no typos); a kind that can change none is left out.
+        The disturbances. The rows of a kind leave out the inputs that it cannot change (a text without letters has no
+        typos). A kind that can change no input is left out.
 
     Raises:
-        UsageError: when less than one row is asked for.
+        UsageError: If ``rows`` is less than 1.
     """
     if rows < 1:
         raise UsageError(
-            f"{rows} rows were to be disturbed, expected at least 1. Give more, or leave the disturbances out.",
+            f"The number of rows to disturb is {rows}, expected at least 1. Give more, or leave the disturbances out.",
             code="disturbances-none",
         )
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(inputs))[:rows]).tolist()
-    found: dict[str, tuple[Sequence[int], Callable[[int], Input]]] = {}
+    sampled = np.sort(np.random.default_rng(seed).permutation(len(inputs))[:rows]).tolist()
+    disturbances: dict[str, tuple[Sequence[int], Callable[[int], Input]]] = {}
     for name, change in modality.perturbations.items():
-        make = partial(_changed, change, inputs, f"{seed}/{name}")
-        if changed := [row for row in drawn if make(row) is not None]:
-            found[name] = (changed, make)
-    return found
+        make = partial(_disturb_row, change, inputs, f"{seed}/{name}")
+        if changed := [row for row in sampled if make(row) is not None]:
+            disturbances[name] = (changed, make)
+    return disturbances
 
 
-def _changed(
+def _disturb_row(
     change: Callable[[Input, random.Random], Input | None], inputs: Sequence[Input], seed: str, row: int
 ) -> Input | None:
-    """A row's input disturbed by a generator of its own, whatever other rows there are; seeded by the digest of a string, so the same everywhere."""
+    """Return the disturbed input of a row; None if it cannot be changed.
+
+    Each row has its own random generator, so that the result does not depend on the other rows. Its seed is a text,
+    which gives the same numbers on every machine.
+    """
     return change(inputs[row], random.Random(f"{seed}/{row}"))
 
 
-def outputs_of(answer: Answer, disturbances: Disturbances, progress: Progress = silent) -> dict[str, list[Arrays]]:
-    """What a model answers to the disturbed inputs.
+def predict_disturbed(
+    answer: Answer, disturbances: Disturbances, progress: Progress = silent
+) -> dict[str, list[Arrays]]:
+    """Return the outputs of a model for the disturbed inputs.
 
     Args:
-        answer: called with 50 inputs at a time at most.
-        disturbances: from :func:`disturb`.
-        progress: told after each call.
+        answer: Function that runs the model, called with at most 50 inputs at a time.
+        disturbances: Disturbances from :func:`disturb`.
+        progress: Callback after each call.
 
     Returns:
         Outputs by kind, one row each.
 
     Raises:
-        UsageError: when ``answer`` does not give a row of outputs for each input.
+        UsageError: If the model does not return one row of outputs for each input.
     """
-    total, done = sum(len(rows) for rows, _ in disturbances.values()), 0
-    found: dict[str, list[Arrays]] = {}
+    total = sum(len(rows) for rows, _ in disturbances.values())
+    done = 0
+    outputs: dict[str, list[Arrays]] = {}
     for name, (rows, make) in disturbances.items():
-        found[name] = []
-        for outputs in ask(answer, map(make, rows)):
-            found[name] += outputs
-            done += len(outputs)
+        outputs[name] = []
+        for part in ask(answer, map(make, rows)):
+            outputs[name] += part
+            done += len(part)
             progress("robustness", done, total)
-    return found
+    return outputs
 
 
-def own(
-    given: Evaluation, disturbances: Disturbances, clean: Sequence[Arrays], disturbed: Mapping[str, Sequence[Arrays]]
+def score_disturbed(
+    samples: Evaluation, disturbances: Disturbances, clean: Sequence[Arrays], disturbed: Mapping[str, Sequence[Arrays]]
 ) -> tuple[Perturbed, ...]:
-    """What one model loses by each kind, on the rows that the kind disturbs, paired row by row.
+    """Return the loss of one model by each kind of disturbance, paired row by row.
 
     Args:
-        given: all samples.
-        disturbances: from :func:`disturb`.
-        clean: outputs to all samples as they are.
-        disturbed: from :func:`outputs_of`.
+        samples: All samples.
+        disturbances: Disturbances from :func:`disturb`.
+        clean: Outputs for all samples without a disturbance, one row each.
+        disturbed: Outputs for the disturbed inputs, from :func:`predict_disturbed`.
 
     Returns:
-        One for each kind. A kind on whose rows the score is not defined (Pearson's r of one row, or of equal labels) is left out: there is no number to give.
+        One result for each kind, on the rows that it changes. A kind is left out if the score is not defined on its
+        rows, e.g. Pearson's r of a single row or of equal labels.
 
     Raises:
-        UsageError: when the outputs are not of these rows, or one is NaN.
+        UsageError: If the outputs are not of these rows, or one is NaN.
     """
-    if len(clean) != len(given):
+    if len(clean) != len(samples):
         raise UsageError(
-            f"There are outputs of {len(clean)} rows for {len(given)} rows of truth, expected those of the same samples. Give both of all.",
+            f"There are outputs of {len(clean)} rows, but labels of {len(samples)} rows. "
+            "Give both of the same samples.",
             code="rows-differ",
         )
-    was = {name: [clean[i] for i in rows] for name, (rows, _) in disturbances.items()}
-    compared = list(_compared(given, disturbances, was, disturbed))  # which refuses outputs of other rows
-    changed = {name: int((~given.task.same_answer(disturbed[name], was[name])).sum()) for name, *_ in compared}
-    return tuple(
-        Perturbed(name, pair.rows, changed[name], *scores, pair.drop, pair.low, pair.high)
-        for name, scores, pair in compared
-    )
+    before: dict[str, list[Arrays]] = {}
+    for name, (rows, _) in disturbances.items():
+        before[name] = [clean[i] for i in rows]
+    # The comparison of all kinds comes first, because it raises the errors for outputs of other rows.
+    comparisons = list(_compare_kinds(samples, disturbances, before, disturbed))
+    results = []
+    for name, scores, pair in comparisons:
+        changed = int((~samples.task.same_answer(disturbed[name], before[name])).sum())
+        results.append(Perturbed(name, pair.rows, changed, *scores, pair.drop, pair.low, pair.high))
+    return tuple(results)
 
 
-def between(
-    given: Evaluation,
+def compare_disturbed(
+    samples: Evaluation,
     disturbances: Disturbances,
     before: Mapping[str, Sequence[Arrays]],
     after: Mapping[str, Sequence[Arrays]],
 ) -> tuple[Robustness, ...]:
-    """What the candidate loses against the baseline on the same disturbed inputs.
+    """Return the loss of the candidate against the baseline on the same disturbed inputs.
 
     Args:
-        given: all samples.
-        disturbances: from :func:`disturb`; both models answered these.
-        before: from :func:`outputs_of`, of the baseline.
-        after: of the candidate.
+        samples: All samples.
+        disturbances: Disturbances from :func:`disturb`, the same for both models.
+        before: Outputs of the baseline, from :func:`predict_disturbed`.
+        after: Outputs of the candidate, from :func:`predict_disturbed`.
 
     Returns:
-        One for each kind; those on whose rows the score is not defined are left out.
+        One result for each kind. A kind is left out if the score is not defined on its rows.
 
     Raises:
-        UsageError: when the outputs are not of these rows, or one is NaN.
+        UsageError: If the outputs are not of these rows, or one is NaN.
     """
     return tuple(
         Robustness(name, pair.rows, *scores, pair.drop, pair.low, pair.high)
-        for name, scores, pair in _compared(given, disturbances, before, after)
+        for name, scores, pair in _compare_kinds(samples, disturbances, before, after)
     )
 
 
-def _compared(
-    given: Evaluation,
+def _compare_kinds(
+    samples: Evaluation,
     disturbances: Disturbances,
     before: Mapping[str, Sequence[Arrays]],
     after: Mapping[str, Sequence[Arrays]],
 ) -> Iterator[tuple[str, tuple[float, float], Paired]]:
-    """Each kind on whose rows the score is defined: both scores, and their comparison. Each row counts: equal inputs are disturbed differently."""
+    """Yield the name, both scores and their comparison of each kind on whose rows the score is defined.
+
+    Each row counts, also one of several with the same input, since each is disturbed differently.
+    """
     for name, (rows, _) in disturbances.items():
-        disturbed = Evaluation(given.task, [given.inputs[i] for i in rows], [given.truth[i] for i in rows], list(rows))
+        inputs = [samples.inputs[i] for i in rows]
+        truth = [samples.truth[i] for i in rows]
+        disturbed = Evaluation(samples.task, inputs, truth, list(rows))
         first, second, pair = compare_scores(disturbed, before[name], after[name])
         if first is not None and second is not None and pair is not None:
             yield name, (first, second), pair

@@ -1,13 +1,14 @@
-"""The arithmetic limit: no call can take less time than its linear layers at the rate of this library's best matrix product.
+"""Lower bound of the latency: the time of a model's linear layers at the rate of the backend's fastest matrix product.
 
-The rate is measured on the machine, the backend and the threads in question, so the limit says how much is left to gain
-there: neither a processor's data sheet nor another library's kernel has a part in it. The graphs that are timed are the
-files in ``gemm/``: each is one product of an input ``x [rows, 1024]`` with a constant weight ``[1024, 1024]``, which the
-file does not hold but computes from ``Range``, so that it is small. A new file there is one more kernel that is tried.
+The rate is measured with the same machine, backend and number of threads, so the bound tells how much latency is left
+to gain there. It depends neither on a data sheet nor on another library's kernels.
 
-The idea is the roofline's (Williams, Waterman and Patterson, "Roofline: an insightful visual performance model for
-multicore architectures", CACM 52(4), 2009), with its arithmetic roof alone: memory traffic, attention products and
-everything that is not a linear layer count as if they took no time.
+The timed graphs are the files in ``gemm/``. Each is one product of an input ``x [rows, 1024]`` with a constant weight
+``[1024, 1024]``. The weight is computed from ``Range`` instead of stored, so that the files are small.
+
+The idea is the roofline model (Williams, Waterman and Patterson, "Roofline: an insightful visual performance model for
+multicore architectures", CACM 52(4), 2009), with its compute roof only: memory traffic, attention products and all
+other operations than linear layers count as if they took no time.
 """
 
 from __future__ import annotations
@@ -28,30 +29,30 @@ __all__ = ["FOLDER", "ROWS", "WIDTH", "Rate", "limit_ms", "measure"]
 
 FOLDER = Path(__file__).parent / "gemm"
 WIDTH = 1024
-"""Inputs and outputs of the measured product. Of 512 to 4096, none gives more than 1024 does, and it takes least memory."""
+"""Inputs and outputs of the measured product. No size from 512 to 4096 is faster, and 1024 needs little memory."""
 ROWS = (64, 256, 1024)
-"""Rows of the measured product. Small ones fit between two interruptions of a busy machine, large ones fill many cores."""
+"""Rows of the measured products. Few rows fit between two interruptions of a busy machine, many use all cores."""
 
-# Graphs by precision, with the type of their input. The static product reads UINT8, so that no time goes into quantizing, and
-# ONNX Runtime multiplies it in INT8; OpenVINO does so only behind a quantizer in the graph ("pairs"), ONNX Runtime not there.
-# That one and the dynamic kernel quantize one value for the 1024 multiply-accumulates that are made with it.
+# Graphs by precision, with the dtype of their input. The static graph reads UINT8, so no time is spent on quantization.
+# ONNX Runtime runs it in INT8. OpenVINO needs a quantizer in the graph ("pairs"), which ONNX Runtime does not run in
+# INT8. The quantization in that graph and in the dynamic one is negligible: one value per 1024 multiply-accumulates.
 _GRAPHS = {
     "int8": {"int8-static": "uint8", "int8-dynamic": "float32", "int8-pairs": "float32"},
     "float32": {"float32": "float32"},
 }
-_FEWEST = 2  # rounds
-_CALLS = 3  # timed calls of each size in a round
+_FEWEST_ROUNDS = 2
+_CALLS = 3  # Timed calls of each size in a round.
 
 
 @dataclass(frozen=True)
 class Rate:
-    """The fastest matrix product that a backend was seen to make.
+    """Rate of the fastest matrix product that was measured with a backend.
 
     Attributes:
-        precision: ``int8`` or ``float32``.
-        gops: billions of operations per second; a multiply-accumulate is two.
-        gemm: its sizes ``(rows, inputs, outputs)``: ``[rows, inputs] x [inputs, outputs]``.
-        graph: name of the graph that made it.
+        precision: Precision of the product, ``int8`` or ``float32``.
+        gops: Billions of operations per second. A multiply-accumulate counts as two.
+        gemm: Sizes ``(rows, inputs, outputs)`` of the product ``[rows, inputs] x [inputs, outputs]``.
+        graph: Name of the fastest graph.
     """
 
     precision: str
@@ -60,72 +61,77 @@ class Rate:
     graph: str
 
     def text(self) -> str:
-        """For a terminal."""
+        """Return a phrase for a terminal."""
         rows, inputs, outputs = self.gemm
-        return f"{'INT8' if self.precision == 'int8' else self.precision} GEMM {self.gops:.0f} GOP/s ([{rows}, {inputs}] x [{inputs}, {outputs}])"
+        precision = "INT8" if self.precision == "int8" else self.precision
+        return f"{precision} GEMM {self.gops:.0f} GOP/s ([{rows}, {inputs}] x [{inputs}, {outputs}])"
 
 
 def limit_ms(linear_macs: int, tokens: int, gops: float) -> float:
-    """Least time of a call, milliseconds.
+    """Return the lower bound of the latency of a call in milliseconds.
 
     Args:
-        linear_macs: multiply-accumulates of one token in the linear layers.
-        tokens: of the whole call, batch times length.
-        gops: rate of the matrix product, billions of operations per second.
+        linear_macs: Multiply-accumulates of one token in the linear layers.
+        tokens: Tokens of the call, batch size times sequence length.
+        gops: Rate of the matrix product, in billions of operations per second.
     """
     return 2 * linear_macs * tokens / (gops * 1e6)
 
 
 def measure(device: Device, precision: str, seconds: float = 1.0) -> Rate | None:
-    """Times the graphs of a precision on an opened device.
+    """Measure the rate of the fastest matrix product of a precision.
 
-    A graph that the backend refuses, or does not execute in that precision by its own record, does not count.
+    A graph is left out if the backend cannot load it, or if its record of executed kernels shows another precision.
 
-    The fastest call is what counts, neither the median nor the mean: whatever else the machine does can only make a
-    call slower, and a limit must lie above all that is reached. On two CPUs with other work on them the median rate of a
-    kernel was a quarter to two thirds of its fastest. Where no call at all is left undisturbed, the rate comes out too low.
+    The rate is that of the fastest call, not of the median or the mean: other load on the machine can only slow a call
+    down, and no rate may exceed the limit. On two CPUs with other load, the median rate of a kernel was a quarter to
+    two thirds of the fastest one. If the load disturbs every call, the measured rate is too low.
 
     Args:
-        device: with the threads that the rate is wanted for.
-        precision: ``int8`` or ``float32``; there is no graph for another one.
-        seconds: for each graph; at least 6 calls of each size.
+        device: Open device with the number of threads to measure.
+        precision: Precision of the product, ``int8`` or ``float32``. No graph has another one.
+        seconds: Time for each graph. Each size gets at least 6 calls.
 
     Returns:
-        The highest rate of all graphs and sizes, or None where no graph ran in that precision.
+        The highest rate of all graphs and sizes; None if no graph ran in that precision.
     """
-    rates = [
-        rate
-        for graph, dtype in _GRAPHS.get(precision, {}).items()
-        if (rate := _graph_rate(device, precision, graph, dtype, seconds)) is not None
-    ]
+    rates = []
+    for graph, dtype in _GRAPHS.get(precision, {}).items():
+        rate = _measure_graph(device, precision, graph, dtype, seconds)
+        if rate is not None:
+            rates.append(rate)
     return max(rates, key=lambda rate: rate.gops, default=None)
 
 
-def _graph_rate(device: Device, precision: str, graph: str, dtype: str, seconds: float) -> Rate | None:
-    signature = Signature(
-        "gemm", (TensorSpec("x", dtype, ("rows", WIDTH)),), (TensorSpec("y", "float32", ("rows", WIDTH)),)
-    )
+def _measure_graph(device: Device, precision: str, graph: str, dtype: str, seconds: float) -> Rate | None:
+    """Return the highest rate of one graph; None if it did not run in the precision."""
+    inputs = (TensorSpec("x", dtype, ("rows", WIDTH)),)
+    outputs = (TensorSpec("y", "float32", ("rows", WIDTH)),)
     try:
-        with contextlib.closing(device.load(FOLDER / f"{graph}.onnx", signature)) as engine:
-            fastest = _fastest(engine, dtype, seconds)
+        with contextlib.closing(device.load(FOLDER / f"{graph}.onnx", Signature("gemm", inputs, outputs))) as engine:
+            fastest = _time_fastest_calls(engine, dtype, seconds)
             executed = summary(engine.precisions())
-    except BackendError:  # e.g. an operator that only another backend has
+    except BackendError:  # E.g. the backend lacks an operator of the graph.
         return None
     if executed != precision:
         return None
     rows = max(ROWS, key=lambda r: r / fastest[r])
-    return Rate(precision, 2 * rows * WIDTH * WIDTH / fastest[rows] / 1e9, (rows, WIDTH, WIDTH), graph)
+    gops = 2 * rows * WIDTH * WIDTH / fastest[rows] / 1e9
+    return Rate(precision, gops, (rows, WIDTH, WIDTH), graph)
 
 
-def _fastest(engine: Engine, dtype: str, seconds: float) -> dict[int, float]:
-    """Least time of a call by rows, in seconds. The sizes take turns, so that an interruption meets all of them."""
-    feeds = {rows: _feeds(rows, dtype) for rows in ROWS}
+def _time_fastest_calls(engine: Engine, dtype: str, seconds: float) -> dict[int, float]:
+    """Return the time of the fastest call by number of rows, in seconds.
+
+    The sizes are interleaved, so that an interruption of the machine affects all of them.
+    """
+    feeds = {rows: _make_feeds(rows, dtype) for rows in ROWS}
     fastest = dict.fromkeys(ROWS, math.inf)
     end = time.perf_counter() + seconds
     count = 0
-    while time.perf_counter() < end or count < _FEWEST:
+    while time.perf_counter() < end or count < _FEWEST_ROUNDS:
         for rows, feed in feeds.items():
-            engine.run(feed)  # not timed: for another size the library may make a kernel and find memory
+            engine.run(feed)  # Warm-up: the library may compile a kernel and allocate memory for a new size.
             for _ in range(_CALLS):
                 start = time.perf_counter()
                 engine.run(feed)
@@ -134,12 +140,9 @@ def _fastest(engine: Engine, dtype: str, seconds: float) -> dict[int, float]:
     return fastest
 
 
-def _feeds(rows: int, dtype: str) -> Feeds:
-    """Random values, so that no kernel may take a way for zeros."""
+def _make_feeds(rows: int, dtype: str) -> Feeds:
+    """Return random inputs, so that no kernel can use a shortcut for zeros."""
     random = np.random.default_rng(rows)
-    x = (
-        random.integers(0, 256, (rows, WIDTH), np.uint8)
-        if dtype == "uint8"
-        else random.standard_normal((rows, WIDTH), np.float32)
-    )
-    return {"x": x}
+    if dtype == "uint8":
+        return {"x": random.integers(0, 256, (rows, WIDTH), np.uint8)}
+    return {"x": random.standard_normal((rows, WIDTH), np.float32)}

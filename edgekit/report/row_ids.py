@@ -1,4 +1,7 @@
-"""Ids of rows: a keyed hash of the input, so that a report tells whether two rows are the same and nothing else about them."""
+"""Row ids: keyed hashes of the inputs.
+
+With ids, a report tells whether two rows are the same, but nothing else about them.
+"""
 
 from __future__ import annotations
 
@@ -16,58 +19,63 @@ from edgekit.spec.errors import UsageError
 __all__ = ["KEY_VARIABLE", "id_key", "row_ids"]
 
 KEY_VARIABLE = "EDGEKIT_ID_KEY"
-_FEWEST_CHARACTERS = 16  # of a key that somebody chose
+"""Environment variable that holds the key of row ids."""
+
+_FEWEST_CHARACTERS = 16  # Least length of a key that the user chose.
 _KEY_BYTES = 32
-_ID_DIGITS = 16  # 64 bits: among a million rows the probability that two inputs share an id is 3e-8
+_ID_DIGITS = 16  # 64 bits: the probability that two of a million inputs share an id is 3e-8.
 
 
 def id_key() -> bytes:
-    """The key of row ids.
+    """Return the key of row ids.
 
-    It is ``EDGEKIT_ID_KEY``, which machines that compare each other's reports share; else a random one, made once and kept in
-    ``$XDG_STATE_HOME/edgekit/id.key`` (``~/.local/state/edgekit/id.key``), mode 0600. Where that folder cannot be written or read the key
-    is random and lasts as long as the process: ids are then this run's alone, and comparable with no other report's.
+    It is the value of ``EDGEKIT_ID_KEY``, which machines that compare reports must share. If the variable is not set,
+    it is a random key, generated once and stored in ``$XDG_STATE_HOME/edgekit/id.key`` (by default
+    ``~/.local/state/edgekit/id.key``), mode 0600. If that file cannot be written or read, the random key is valid for
+    this process only, and its ids cannot be compared with those of other reports.
 
     Raises:
-        UsageError: when ``EDGEKIT_ID_KEY`` has fewer than 16 characters, or the file holds no key.
+        UsageError: If ``EDGEKIT_ID_KEY`` has fewer than 16 characters, or the file does not hold a key.
     """
-    given = os.environ.get(KEY_VARIABLE)
-    if given is not None:
-        if len(given) < _FEWEST_CHARACTERS:
-            remedy = "Set it to a long random text, the same on all machines, or unset it."
+    key = os.environ.get(KEY_VARIABLE)
+    if key is not None:
+        if len(key) < _FEWEST_CHARACTERS:
             raise UsageError(
-                f"{KEY_VARIABLE} has {len(given)} characters, expected at least {_FEWEST_CHARACTERS}. {remedy}",
+                f"{KEY_VARIABLE} has {len(key)} characters, expected at least {_FEWEST_CHARACTERS}. "
+                "Set it to a long random text, the same on all machines, or unset it.",
                 code="id-key-short",
             )
-        return os.fsencode(given)
+        return os.fsencode(key)
     try:
-        return _kept_key(_state() / "id.key")
+        return _load_or_create_key(_state_folder() / "id.key")
     except OSError:
-        return _key_of_this_run()
+        return _process_key()
 
 
 def row_ids(contents: Iterable[bytes], key: bytes) -> tuple[str, ...]:
-    """An id for each row: the first 16 hex digits of HMAC-SHA256 (RFC 2104) over the canonical bytes of its input.
+    """Return the id of each row: the first 16 hex digits of HMAC-SHA256 (RFC 2104) over its input's canonical bytes.
 
     Args:
-        contents: one a row, see ``Modality.content``.
-        key: as :func:`id_key` gives it.
+        contents: Canonical bytes of each row's input, see ``Modality.content``.
+        key: Key from :func:`id_key`.
     """
     return tuple(hmac.digest(key, content, "sha256").hex()[:_ID_DIGITS] for content in contents)
 
 
-def _state() -> Path:
+def _state_folder() -> Path:
     base = os.environ.get("XDG_STATE_HOME", "")
-    # The XDG specification: a relative path is invalid and is to be ignored.
-    return Path(base if os.path.isabs(base) else os.path.join(os.path.expanduser("~"), ".local", "state")) / "edgekit"
+    # By the XDG specification, a relative path is invalid and must be ignored.
+    if not os.path.isabs(base):
+        base = os.path.join(os.path.expanduser("~"), ".local", "state")
+    return Path(base) / "edgekit"
 
 
-def _kept_key(file: Path) -> bytes:
-    """The key in the file, which is made where it is not there.
+def _load_or_create_key(file: Path) -> bytes:
+    """Return the key in a file, which is created if it does not exist.
 
     Raises:
-        OSError: when it cannot be made or read.
-        UsageError: when it holds no key.
+        OSError: If the file cannot be created or read.
+        UsageError: If the file does not hold a key.
     """
     if not file.exists():
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -75,16 +83,20 @@ def _kept_key(file: Path) -> bytes:
             stream.write(secrets.token_bytes(_KEY_BYTES))
             stream.flush()
             os.fsync(stream.fileno())
-            # Unlike a rename, a link never replaces: of two processes at once one makes the key and the other reads it.
+            # Unlike a rename, a link never replaces a file. If two processes race, one creates the key for both.
             with contextlib.suppress(FileExistsError):
                 os.link(new, file)
     key = file.read_bytes()
     if len(key) != _KEY_BYTES:
-        remedy = "Remove it: a new key is made, and ids of earlier reports are no longer found again."
-        raise UsageError(f"{file} holds {len(key)} bytes, expected a key of {_KEY_BYTES}. {remedy}", code="id-key-size")
+        raise UsageError(
+            f"{file} holds {len(key)} bytes, expected a key of {_KEY_BYTES}. Remove the file to get a new key. "
+            "Row ids then differ from those of earlier reports.",
+            code="id-key-size",
+        )
     return key
 
 
 @functools.cache
-def _key_of_this_run() -> bytes:
+def _process_key() -> bytes:
+    """Return a random key that is the same for the whole process."""
     return secrets.token_bytes(_KEY_BYTES)

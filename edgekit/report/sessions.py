@@ -1,19 +1,26 @@
-"""Two bundles that were timed at different times: what a machine does between two sessions is part of the interval.
+"""Comparison of two bundles that were timed in different sessions.
 
-A session is a run in which a bundle is timed by itself; a baseline's file has one or more of them, a check adds its own. The model has one random
-effect, the session: the logarithm of a time in a session is the bundle's, plus that of the session, which is normal. How much sessions vary is
-estimated from the baseline's, with a prior that stands for ``FREEDOM`` + 1 sessions (a scaled inverse chi-square): a single session says nothing
-of it, and a few that lay close together say little of a machine that stays in one state for hours. The session of the check is a new draw, so its
-variance does not shrink with the number of the baseline's, and the interval is Student's: Gelman A. et al., Bayesian Data Analysis, 3rd edition
-(2013), section 3.3, the posterior predictive distribution of a normal sample with this conjugate prior. Where the sessions vary more than the prior
-expects it is dropped, and they alone count, with their own degrees of freedom: the prior is a lower bound, and must not make a noisy machine look
-steady. Simulated, a bundle at the margin is then called slower in at most 5.1 % of checks however much sessions vary, of three sessions and more
-(6.7 % of two; of one as far as the prior holds).
+A session is a run that times one bundle alone. A baseline file has one or more sessions, and a check adds one. The
+machine may be in another state in each session, so the interval includes the variation between sessions.
 
-Probe kernels ran in both sessions (``probe``). A metric is compared in the form that makes the interval the narrowest: as it is, or over the time of
-a kernel that follows the bundle through the machine's states, or of both kernels. Which form that is the baseline's sessions decide, and before there
-are any the priors. Where the two kernels drift apart from each other between the baseline and now, a bundle may drift from them as much: their distance
-is a lower bound of the variance too.
+The model has one random effect, the session: the logarithm of a time is the value of the bundle plus the effect of the
+session, which is normal. The variance between sessions is estimated from the sessions of the baseline with a scaled
+inverse chi-square prior that is worth ``FREEDOM`` + 1 sessions. The prior is needed because one session shows no
+variance, and a few similar sessions show little of a machine that stays in one state for hours.
+
+The session of the check is a new draw. Its variance does not shrink with the number of baseline sessions. The interval
+is Student's t: the posterior predictive distribution of a normal sample with this conjugate prior (Gelman A. et al.,
+Bayesian Data Analysis, 3rd edition, 2013, section 3.3). If the sessions vary more than the prior expects, the prior is
+dropped and the sessions count alone, with their own degrees of freedom. The prior is a lower bound, and must not make a
+noisy machine look steady. In simulations, a bundle at the margin is called slower in at most 5.1 % of the checks with
+three or more sessions, and in 6.7 % with two, however much sessions vary. With one session this holds as far as the
+prior does.
+
+Probe kernels run in both sessions (:mod:`edgekit.timing.probe`). A metric is compared in the form with the narrowest
+interval: as measured, over the time of a kernel that follows the bundle through the states of the machine, or over both
+kernels. The sessions of the baseline decide which form that is; a single session leaves it to the priors. If the two
+kernels drift apart between the baseline and this session, the bundle may drift from them as much. Their distance is
+therefore another lower bound of the variance.
 """
 
 from __future__ import annotations
@@ -21,7 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 
@@ -37,13 +44,13 @@ __all__ = [
     "PRIOR",
     "PROBED_PRIOR",
     "START",
-    "Found",
-    "all_of",
+    "SessionComparison",
     "compare",
-    "drift",
+    "describe_drift",
+    "describe_form",
     "forms",
     "in_form",
-    "in_words",
+    "list_sessions",
     "more_sessions",
     "predict",
 ]
@@ -52,30 +59,36 @@ FREEDOM = 3
 """Degrees of freedom of the prior of the variance between sessions."""
 
 PRIOR = {"p50": 0.30, "p90": 0.40, "p99": 0.50, "first_answer": 0.30, "memory": 0.02, "energy": 0.30}
-"""Prior standard deviation between sessions of the logarithm of a metric as it is: +56 % between two sessions of one bundle was seen on a shared
-machine of two CPUs, which is what a standard deviation of 0.3 makes of every sixth pair of sessions."""
+"""Prior standard deviation between sessions, of the logarithm of a metric as measured.
+
+On a shared machine with two CPUs, two sessions of one bundle differed by 56 %. With a standard deviation of 0.3, every
+sixth pair of sessions differs by that much.
+"""
 
 PROBED_PRIOR = {"p50": 0.12, "p90": 0.25, "p99": 0.30, "first_answer": 0.15}
-"""The same over a probe kernel. ``benchmarks/baseline_drift.py`` measures what is left then: 0.07 to 0.11 for p50, 0.16 to 0.29 for p90."""
+"""Prior standard deviation between sessions, of the logarithm of a metric over a probe kernel.
+
+``benchmarks/baseline_drift.py`` measures 0.07 to 0.11 for p50, and 0.16 to 0.29 for p90.
+"""
 
 MOST = 30
-"""Sessions that a file keeps, and more than which none is asked for."""
+"""Largest number of sessions that a file keeps and that a report asks for."""
 
 BOTH = "both"
-"""Form of a metric over the geometric mean of both products."""
+"""Form of a metric over the geometric mean of the INT8 and float32 kernels."""
 
 START = "start"
-"""Stands for the start of the process with the probe kernels, which is what a bundle's start is divided by."""
+"""Form of the cold start over the start of the process with the probe kernels."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What two sides at different times come to.
+class SessionComparison:
+    """Comparison of one metric between the sessions of a baseline and a new session.
 
     Attributes:
-        estimate: logarithm of after over before; its ``pairs`` are degrees of freedom and one.
-        spread: standard deviation of the logarithm between two sessions that it was made with.
-        probe: form in which both were compared; empty where they were taken as they are.
+        estimate: Logarithm of after over before; its ``pairs`` are the degrees of freedom plus 1.
+        spread: Standard deviation of the logarithm between sessions, as used for the estimate.
+        probe: Form in which both were compared; empty for times as measured.
     """
 
     estimate: Estimate
@@ -83,61 +96,80 @@ class Found:
     probe: str
 
 
-def all_of(subject: Subject) -> list[tuple[Process, ...]]:
-    """Processes of each session of a baseline, the last one last."""
+def list_sessions(subject: Subject) -> list[tuple[Process, ...]]:
+    """Return the processes of each session of a baseline, in order of time."""
     return [*(session.processes for session in subject.sessions), subject.processes]
 
 
-def _apart(before: Sequence[Mapping[str, Estimate]], after: Mapping[str, Estimate]) -> float:
-    """How far the two products drifted from each other, as the standard deviation between sessions of one of them; 0 where there are no two."""
-    drifts = [
-        after[f].value - float(np.mean([session[f].value for session in before]))
-        for f in after
-        if f not in ("", BOTH, START)
-    ]
-    return abs(drifts[0] - drifts[1]) / math.sqrt(2 * (1 + 1 / len(before))) if len(drifts) == 2 else 0.0
-
-
-def compare(metric: str, before: Sequence[Mapping[str, Estimate]], after: Mapping[str, Estimate]) -> Found:
-    """One metric of a bundle now over that of a baseline, in the form that makes it the surest; of equals the first.
+def compare(metric: str, before: Sequence[Mapping[str, Estimate]], after: Mapping[str, Estimate]) -> SessionComparison:
+    """Compare one metric of a new session with a baseline, in the form with the narrowest interval.
 
     Args:
-        metric: e.g. ``p50``.
-        before: what each session of the baseline says, by form.
-        after: those of the session now.
+        metric: Name of the metric, e.g. ``p50``.
+        before: Logarithm of the metric by form, for each session of the baseline.
+        after: Logarithm of the metric by form, for the new session.
+
+    Returns:
+        The comparison; the first form if several are equally narrow.
     """
-    found, apart = [], _apart(before, after)
-    for form in after:
+    kernel_drift = _kernel_drift(before, after)
+    comparisons = []
+    for form, estimate in after.items():
         prior = (PROBED_PRIOR if form else PRIOR)[metric]
-        found.append(
-            Found(*predict([session[form] for session in before], after[form], prior, apart if form else 0.0), form)
-        )
-    return min(found, key=lambda one: one.estimate.bounds(ALPHA)[1] - one.estimate.value)
+        least = kernel_drift if form else 0.0
+        difference, spread = predict([session[form] for session in before], estimate, prior, least)
+        comparisons.append(SessionComparison(difference, spread, form))
+    return min(comparisons, key=_half_width)
+
+
+def _half_width(comparison: SessionComparison) -> float:
+    return comparison.estimate.bounds(ALPHA)[1] - comparison.estimate.value
+
+
+def _kernel_drift(before: Sequence[Mapping[str, Estimate]], after: Mapping[str, Estimate]) -> float:
+    """Return the drift between the two kernels, as the standard deviation between sessions of one; 0 without both."""
+    drifts = []
+    for form, estimate in after.items():
+        if form not in ("", BOTH, START):
+            drifts.append(estimate.value - float(np.mean([session[form].value for session in before])))
+    if len(drifts) != 2:
+        return 0.0
+    return abs(drifts[0] - drifts[1]) / math.sqrt(2 * (1 + 1 / len(before)))
 
 
 def predict(before: Sequence[Estimate], after: Estimate, prior: float, least: float = 0.0) -> tuple[Estimate, float]:
-    """The difference of a new session to those of a baseline, and the standard deviation between sessions that its error is made with.
+    """Return the difference between a new session and a baseline, and the standard deviation between sessions.
 
     Args:
-        before: logarithms of the baseline's sessions, each with its error within the session.
-        after: of the new session.
-        prior: standard deviation between sessions, worth ``FREEDOM`` degrees of freedom.
-        least: standard deviation between sessions that there is at least.
+        before: Logarithms of the sessions of the baseline, each with its error within the session.
+        after: Logarithm of the new session.
+        prior: Prior standard deviation between sessions, worth ``FREEDOM`` degrees of freedom.
+        least: Lower bound of the standard deviation between sessions.
     """
-    values, count = np.array([one.value for one in before]), len(before)
+    count = len(before)
+    values = np.array([estimate.value for estimate in before])
     squares = float(((values - values.mean()) ** 2).sum())
-    freedom, variance = FREEDOM + count - 1, (FREEDOM * prior**2 + squares) / (FREEDOM + count - 1)
+    freedom = FREEDOM + count - 1
+    variance = (FREEDOM * prior**2 + squares) / freedom
     if count > 1 and squares / (count - 1) > prior**2:
-        freedom, variance = count - 1, squares / (count - 1)
+        freedom = count - 1
+        variance = squares / (count - 1)
     spread = max(math.sqrt(variance), least)
-    # What sessions differ by holds what each is uncertain by; a session that was itself measured worse than that is no better than it says.
-    mean_error = math.sqrt(sum(max(spread, one.error) ** 2 for one in before)) / count
+    # The variation between sessions already includes the error within each session. A session with a larger error of
+    # its own counts with that error.
+    mean_error = math.sqrt(sum(max(spread, estimate.error) ** 2 for estimate in before)) / count
     error = math.hypot(max(spread, after.error), mean_error)
     return Estimate(after.value - float(values.mean()), error, freedom + 1), spread
 
 
 def more_sessions(change: Change, margin: float) -> int | None:
-    """How many more sessions of the baseline would settle a change against a margin, if they vary as they did; None where no number would."""
+    """Return how many more baseline sessions would decide a change against a margin.
+
+    The number assumes that further sessions vary as much as the present ones.
+
+    Returns:
+        Number of sessions; None if no number up to ``MOST`` would decide.
+    """
     if change.ratio is None or not change.spread:
         return None
     distance = abs(math.log(change.ratio) - math.log1p(margin))
@@ -147,48 +179,67 @@ def more_sessions(change: Change, margin: float) -> int | None:
     return None
 
 
-def in_words(form: str) -> str:
-    """A form as people read it, e.g. ``over the probe int8``; empty for times as they are."""
-    known = {"": "", START: "over the start of a process with the probes", BOTH: "over the probes int8 and float32"}
+def describe_form(form: str) -> str:
+    """Return a form in words, e.g. ``over the probe int8``; empty for times as measured."""
     kernel = form.partition(" ")[0]
-    return known.get(kernel, f"over the probe {kernel}")
+    names = {"": "", START: "over the start of a process with the probes", BOTH: "over the probes int8 and float32"}
+    return names.get(kernel, f"over the probe {kernel}")
 
 
-def drift(before: Subject, after: Subject) -> str:
-    """What the machine is worth now, over the baseline's sessions, in a sentence; empty where no probe ran in both."""
-    found = []
-    for kernel in before.processes[-1].probes_ms if before.processes else ():
-        times = [
-            [t for p in session for asked in p.probes_ms.get(kernel, ()) for t in asked]
-            for session in (*all_of(before), after.processes)
-        ]
+def describe_drift(before: Subject, after: Subject) -> str:
+    """Return the speed of the machine relative to the baseline in a sentence; empty without probes on both sides."""
+    kernels = before.processes[-1].probes_ms if before.processes else ()
+    sessions = [*list_sessions(before), after.processes]
+    ratios = []
+    for kernel in kernels:
+        times = [_probe_times(session, kernel) for session in sessions]
         if all(times):
-            logs = [float(np.median(np.log(session))) for session in times]
-            found.append(f"{kernel.partition(' ')[0]} x {math.exp(logs[-1] - float(np.mean(logs[:-1]))):.2f}")
-    return (
-        f"This machine's probe kernels now over the baseline's (above 1 is slower): {', '.join(found)}."
-        if found
-        else ""
-    )
+            medians = [float(np.median(np.log(session))) for session in times]
+            ratio = math.exp(medians[-1] - float(np.mean(medians[:-1])))
+            ratios.append(f"{kernel.partition(' ')[0]} x {ratio:.2f}")
+    if not ratios:
+        return ""
+    return f"This machine's probe kernels now over the baseline's (above 1 is slower): {', '.join(ratios)}."
+
+
+def _probe_times(session: Sequence[Process], kernel: str) -> list[float]:
+    return [time for process in session for calls in process.probes_ms.get(kernel, ()) for time in calls]
 
 
 def forms(metric: str, sessions: Sequence[Sequence[Process]]) -> list[str]:
-    """Forms that a metric can be compared in, the one that is expected to be the surest first: with kernels that ran beside every process of all sessions."""
-    every = [process for session in sessions for process in session]
+    """Return the forms in which a metric can be compared, the one with the narrowest expected interval first.
+
+    Forms over a kernel need the kernel beside every process of all sessions.
+    """
+    processes = list(chain.from_iterable(sessions))
     if metric == "first_answer":
-        return [*([START] if all(p.probe_start_ms for p in every) else []), ""]
+        has_probes = all(process.probe_start_ms for process in processes)
+        return [START, ""] if has_probes else [""]
     if metric not in ("p50", "p90", "p99"):
         return [""]
-    ran = [k for k in every[0].probes_ms if all(len(p.probes_ms.get(k, ())) == len(p.blocks_ms) + 1 for p in every)]
-    over = [k for k in ran if k.partition(" ")[0] in PRODUCTS]
-    return [*([BOTH] if len(over) == 2 else []), *over, ""]
+    kernels = []
+    for kernel in processes[0].probes_ms:
+        is_complete = all(len(p.probes_ms.get(kernel, ())) == len(p.blocks_ms) + 1 for p in processes)
+        if is_complete and kernel.partition(" ")[0] in PRODUCTS:
+            kernels.append(kernel)
+    return [BOTH, *kernels, ""] if len(kernels) == 2 else [*kernels, ""]
 
 
-def in_form(process: Process, kernel: str) -> list[float]:
-    """Times of all calls of a process, over the median of a kernel's calls before and behind their block, or the geometric mean of both products' medians."""
-    kernels = [k for k in process.probes_ms if k.partition(" ")[0] in PRODUCTS] if kernel == BOTH else [kernel]
-    logs = [
-        [math.log(np.median([*before, *behind])) for before, behind in pairwise(process.probes_ms[k])] for k in kernels
-    ]
-    worth = np.exp(np.mean(logs, axis=0)).tolist()
-    return [t / own for block, own in zip(process.blocks_ms, worth, strict=True) for t in block]
+def in_form(process: Process, form: str) -> list[float]:
+    """Return the times of all calls of a process, divided by the time of a kernel around their block.
+
+    The time of a kernel is the median of its calls before and after the block. For ``both`` it is the geometric mean
+    over the kernels.
+    """
+    kernels = [form]
+    if form == BOTH:
+        kernels = [kernel for kernel in process.probes_ms if kernel.partition(" ")[0] in PRODUCTS]
+    logs = [_log_medians(process, kernel) for kernel in kernels]
+    kernel_times = np.exp(np.mean(logs, axis=0)).tolist()
+    blocks = zip(process.blocks_ms, kernel_times, strict=True)
+    return [time / kernel_time for block, kernel_time in blocks for time in block]
+
+
+def _log_medians(process: Process, kernel: str) -> list[float]:
+    """Return the logarithm of the median time of a kernel around each block."""
+    return [math.log(np.median([*before, *after])) for before, after in pairwise(process.probes_ms[kernel])]

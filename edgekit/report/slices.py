@@ -1,4 +1,4 @@
-"""Rows that share a value of a column, and whether one of those groups lost more than the whole shows."""
+"""Slices: rows that share a value of a column, and whether a slice loses more accuracy than all rows together."""
 
 from __future__ import annotations
 
@@ -26,142 +26,167 @@ _SHORTEST_BUCKET = 16
 def score_slices(
     evaluation: Evaluation, outputs: Sequence[Arrays], columns: Mapping[str, Sequence[str]]
 ) -> tuple[SliceScore, ...]:
-    """Return the score of one model in each group of rows.
+    """Return the score of one model on each slice.
 
     Args:
         evaluation: Rows, whose first metric is the score.
-        outputs: Outputs of the model, one entry a row.
-        columns: Name to the value of each row.
+        outputs: Outputs of the model, one entry per row.
+        columns: Value of each row, by column name.
 
     Returns:
-        By column as given, then by value, as :func:`compare` orders them.
+        Scores in the order of the columns, then of the values, as :func:`compare` orders them.
     """
     scores = []
     for column, values in columns.items():
-        of_row = np.array(values, object)
-        for value in sorted(set(values), key=_order):
-            rows = np.flatnonzero(of_row == value).tolist()
+        value_of_row = np.array(values, object)
+        for value in sorted(set(values), key=_sort_key):
+            rows = np.flatnonzero(value_of_row == value).tolist()
             score = None
-            with contextlib.suppress(SamplesError):  # not defined on these rows
+            with contextlib.suppress(SamplesError):  # The score is not defined on these rows.
                 score = evaluation.take(rows).score([outputs[row] for row in rows])
             scores.append(SliceScore(column, value, len(rows), score))
     return tuple(scores)
 
 
 def compare(
-    given: Evaluation, before: Sequence[Arrays], after: Sequence[Arrays], columns: Mapping[str, Sequence[str]]
+    evaluation: Evaluation, before: Sequence[Arrays], after: Sequence[Arrays], columns: Mapping[str, Sequence[str]]
 ) -> tuple[Slice, ...]:
-    """Compares two models in each group of rows.
+    """Compare two models on each slice.
 
     Args:
-        given: the rows, whose first metric is compared.
-        before: outputs of the baseline.
-        after: of the candidate.
-        columns: name to the value of each row.
+        evaluation: Rows, whose first metric is compared.
+        before: Outputs of the baseline, one entry per row.
+        after: Outputs of the candidate, one entry per row.
+        columns: Value of each row, by column name.
 
     Returns:
-        By column as given, then by value: numbers by size (``17-32`` before ``129-256``), then words. Their p-values are adjusted for
-        all of them together.
+        Slices in the order of the columns, then of the values: numbers by size (``17-32`` before ``129-256``), then
+        words. The p-values are adjusted over all slices together.
 
     Raises:
-        UsageError: for a column that has not one value a row, or more different ones than ``samples.MOST_VALUES``.
+        UsageError: If a column does not have one value per row, or more than ``samples.MOST_VALUES`` different ones.
     """
-    found = []
+    slices = []
     for column, values in columns.items():
-        if len(values) != len(given):
+        if len(values) != len(evaluation):
             raise UsageError(
-                f"The column '{column}' has {len(values)} values for {len(given)} rows, expected one a row. Give that of the same samples.",
+                f"The column '{column}' has {len(values)} values for {len(evaluation)} rows, expected one per row. "
+                "Give the column of the same samples.",
                 code="rows-differ",
             )
         different = set(values)
         if len(different) > MOST_VALUES:
             raise UsageError(
-                f"The column '{column}' has {len(different)} different values, expected at most {MOST_VALUES}. Slice by a coarser column.",
+                f"The column '{column}' has {len(different)} different values, expected at most {MOST_VALUES}. "
+                "Slice by a coarser column.",
                 code="slices-too-many",
             )
-        of_row = np.array(values, object)
-        found += [
-            _slice(given, before, after, column, value, np.flatnonzero(of_row == value).tolist())
-            for value in sorted(different, key=_order)
-        ]
-    tested = [i for i, s in enumerate(found) if s.p_value is not None]
-    for i, p in zip(tested, holm([found[i].p_value or 0.0 for i in tested]), strict=True):
-        found[i] = dataclasses.replace(found[i], p_holm=p)
-    return tuple(found)
+        value_of_row = np.array(values, object)
+        for value in sorted(different, key=_sort_key):
+            rows = np.flatnonzero(value_of_row == value).tolist()
+            slices.append(_compare_slice(evaluation, before, after, column, value, rows))
+    tested = [i for i, part in enumerate(slices) if part.p_value is not None]
+    adjusted = holm([slices[i].p_value or 0.0 for i in tested])
+    for i, p in zip(tested, adjusted, strict=True):
+        slices[i] = dataclasses.replace(slices[i], p_holm=p)
+    return tuple(slices)
 
 
 def by_length(sizes: Sequence[int]) -> list[str]:
-    """The column ``length``: ``1-16``, ``17-32``, ``33-64`` and so on, each bucket up to the next power of two.
+    """Return the column ``length``: ``1-16``, ``17-32``, ``33-64`` and so on, buckets up to the next power of two.
 
     Args:
-        sizes: of each row, e.g. tokens, at least 1.
+        sizes: Size of each row, e.g. in tokens, at least 1.
     """
-    highest = [max(_SHORTEST_BUCKET, 1 << max(count - 1, 0).bit_length()) for count in sizes]
-    return [f"{high // 2 + 1 if high > _SHORTEST_BUCKET else 1}-{high}" for high in highest]
+    buckets = []
+    for size in sizes:
+        high = max(_SHORTEST_BUCKET, 1 << max(size - 1, 0).bit_length())
+        low = high // 2 + 1 if high > _SHORTEST_BUCKET else 1
+        buckets.append(f"{low}-{high}")
+    return buckets
 
 
-def by_label(given: Evaluation, outputs: Sequence[Arrays]) -> list[str]:
-    """The label column as a column of slices: the right label's name of each row.
+def by_label(evaluation: Evaluation, outputs: Sequence[Arrays]) -> list[str]:
+    """Return the column ``label``: the name of the true label of each row.
 
     Args:
-        given: the rows.
-        outputs: of any model to them.
+        evaluation: Labelled rows.
+        outputs: Outputs of any model for these rows.
 
     Returns:
-        Empty where a row has not exactly one label, or there are more labels than slices may have.
+        Name of the true label per row. The list is empty if a row does not have exactly one label, or there are more
+        labels than a column may have values.
     """
-    task = given.task
+    task = evaluation.task
     if not isinstance(task, HasLabels) or not task.exclusive or len(task.labels) > MOST_VALUES:
         return []
-    items, _ = task.label_matrix(outputs, given.truth)
-    return task.describe_truth(given.truth) if len(items) == len(given) else []
+    items, _ = task.label_matrix(outputs, evaluation.truth)
+    return task.describe_truth(evaluation.truth) if len(items) == len(evaluation) else []
 
 
 def compare_scores(
-    given: Evaluation, before: Sequence[Arrays], after: Sequence[Arrays]
+    evaluation: Evaluation, before: Sequence[Arrays], after: Sequence[Arrays]
 ) -> tuple[float | None, float | None, Paired | None]:
-    """Both scores and their comparison; None for what is not defined on these rows, as Pearson's r of equal labels is not.
+    """Return both scores and their comparison.
 
     Args:
-        given: the rows, whose first metric is compared.
-        before: outputs of the baseline.
-        after: of the candidate.
+        evaluation: Rows, whose first metric is compared.
+        before: Outputs of the baseline, one entry per row.
+        after: Outputs of the candidate, one entry per row.
+
+    Returns:
+        Score before, score after, and comparison. A value is None if it is not defined on these rows, e.g. Pearson's r
+        of equal labels.
 
     Raises:
-        UsageError: when the outputs are not of these rows, or one is NaN.
+        UsageError: If the outputs do not belong to these rows, or one is NaN.
     """
-    compared = None
+    comparison = None
     with contextlib.suppress(SamplesError):
-        compared = given.compare(after, before)
+        comparison = evaluation.compare(after, before)
     try:
-        first, second = given.score(before), given.score(after)
+        first = evaluation.score(before)
+        second = evaluation.score(after)
     except SamplesError:
         return None, None, None
-    return (first, second, compared) if math.isfinite(first) and math.isfinite(second) else (None, None, None)
+    if not math.isfinite(first) or not math.isfinite(second):
+        return None, None, None
+    return first, second, comparison
 
 
-def _slice(
-    given: Evaluation, before: Sequence[Arrays], after: Sequence[Arrays], column: str, value: str, rows: Sequence[int]
+def _compare_slice(
+    evaluation: Evaluation,
+    before: Sequence[Arrays],
+    after: Sequence[Arrays],
+    column: str,
+    value: str,
+    rows: Sequence[int],
 ) -> Slice:
-    if len(rows) == 1:
+    count = len(rows)
+    if count == 1:
         return Slice(column, value, 1, said="1 row")
-    metric = given.task.metrics[0]
-    first, second, compared = compare_scores(given.take(rows), [before[i] for i in rows], [after[i] for i in rows])
+    metric = evaluation.task.metrics[0]
+    slice_before = [before[row] for row in rows]
+    slice_after = [after[row] for row in rows]
+    first, second, comparison = compare_scores(evaluation.take(rows), slice_before, slice_after)
     if first is None or second is None:
-        return Slice(column, value, len(rows), said=f"{metric.name} is not defined on these rows")
-    if compared is None:
-        return Slice(
-            column,
-            value,
-            len(rows),
-            first,
-            second,
-            metric.drop(first, second),
-            said="too few different labels for an interval",
-        )
-    return Slice(column, value, len(rows), first, second, compared.drop, compared.low, compared.high, compared.p_value)
+        return Slice(column, value, count, said=f"{metric.name} is not defined on these rows")
+    if comparison is None:
+        reason = "too few different labels for an interval"
+        return Slice(column, value, count, first, second, metric.drop(first, second), said=reason)
+    return Slice(
+        column,
+        value,
+        count,
+        first,
+        second,
+        comparison.drop,
+        comparison.low,
+        comparison.high,
+        comparison.p_value,
+    )
 
 
-def _order(value: str) -> tuple[float, str]:
+def _sort_key(value: str) -> tuple[float, str]:
     number = value.split("-")[0]
     return (int(number) if number.isdecimal() else math.inf), value

@@ -1,1 +1,1 @@
-"""What runs on the device: session, the loops that drive graphs, the worker process that measures sessions."""
+"""Code that runs on the device: the session, the loops that run graphs, and the choice among a bundle's variants."""

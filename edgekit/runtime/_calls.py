@@ -1,4 +1,4 @@
-"""The calls of a session that are at work: closing waits for them, and none begins afterwards."""
+"""Counter of a session's running calls. Closing waits for them, and no call begins afterwards."""
 
 from __future__ import annotations
 
@@ -15,69 +15,76 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 class Calls(ForkAware):
-    """Counts calls by thread. A context manager: a call is inside of it."""
+    """Running calls by thread. A context manager: each call runs inside it."""
 
     def __init__(self, free: Callable[[], None]) -> None:
-        """Nothing is at work yet.
+        """Create a counter without running calls.
 
         Args:
-            free: called once, when the session was closed and the last call has ended.
+            free: Function that frees the resources. It is called once, when the session was closed and the last call
+                has ended.
         """
         self._free = free
-        self._closed = self._freed = False
+        self._closed = False
+        self._freed = False
         super().__init__()
         self.after_fork()
 
     def after_fork(self) -> None:
-        """A forked child has none of the other threads: what they were at will never end there, and a lock that they held is held for ever."""
+        """Forget the running calls, and replace the lock.
+
+        A forked child has no other threads: their calls never end there, and a lock that they hold is never released.
+        """
         self._change = threading.Condition()
         self._running: Counter[int] = Counter()
 
     def __enter__(self) -> None:
-        """A call begins; one within another of the same thread also when the session was closed meanwhile.
+        """Begin a call. A call nested in another one of the same thread may begin even if the session was closed.
 
         Raises:
-            EdgekitError: when the session is closed.
+            EdgekitError: If the session is closed.
         """
-        me = threading.get_ident()
+        thread = threading.get_ident()
         with self._change:
-            if self._closed and not self._running[me]:
+            if self._closed and not self._running[thread]:
                 raise EdgekitError(
                     "This session is closed, so it cannot predict. Open the bundle again with edgekit.load(...).",
                     code="session-closed",
                 )
-            self._running[me] += 1
+            self._running[thread] += 1
 
     def __exit__(self, *error: object) -> None:
-        """A call ends."""
-        me = threading.get_ident()
+        """End a call."""
+        thread = threading.get_ident()
         with self._change:
-            self._running[me] -= 1
+            self._running[thread] -= 1
             self._running = +self._running
             self._change.notify_all()
         if self._closed:
-            self._end()
+            self._free_if_idle()
 
     def close(self) -> None:
-        """Lets no further call begin and waits for those at work.
+        """Let no further call begin, and wait for the running ones.
 
-        Called within a call of the same thread, by a signal handler say, it does not wait for itself: the last call to end frees.
+        If the same thread is inside a call (e.g. in a signal handler), it does not wait: the last call to end frees the
+        resources.
         """
         with self._change:
             self._closed = True
             while self._running and not self._running[threading.get_ident()]:
                 self._change.wait()
-        self._end()
+        self._free_if_idle()
 
-    def _end(self) -> None:
-        with self._change:  # held until all is free: that is what whoever closes waits for
+    def _free_if_idle(self) -> None:
+        # The lock is held until everything is free, so that a concurrent close() returns only then.
+        with self._change:
             if not self._freed and not +self._running:
                 self._freed = True
                 self._free()
 
 
 def counted(method: Method) -> Method:
-    """Makes a method of a session one that its closing waits for."""
+    """Decorate a method of a session so that closing the session waits for its calls."""
 
     @functools.wraps(method)
     def call(self: Any, *arguments: Any, **options: Any) -> Any:

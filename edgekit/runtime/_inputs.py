@@ -59,7 +59,7 @@ def form_warning(modality: Modality, inputs: Sequence[Input], forms: Sequence[st
         inputs: Inputs of a call.
         forms: Forms of the samples that the bundle was built with; empty if the bundle does not state them.
     """
-    # Each call of a session comes here, and a check of a whole protocol costs more than all else of it.
+    # Every call of a session runs this. An isinstance check against the protocol would cost more than the rest.
     if not forms or getattr(modality, "form", None) is None:
         return ""
     known = cast(HasForms, modality)

@@ -1,11 +1,13 @@
-"""Which variant of a bundle runs on this machine.
+"""Choice of the variant of a bundle that runs on this machine.
 
-A bundle that could not be raced where it was built races where it is first loaded; what won is remembered there. A variant takes part when it
-answers the golden inputs as it is to. One that won where the bundle was built is compared with them at its first load on another kind of machine
-(architecture, instruction sets) or by another version of its backend: it computes something else there, and may be wrong.
+A bundle that could not be raced on the build machine is raced at its first load, and the result is remembered. A
+variant is a candidate only if it passes the golden-output check. A variant that won on the build machine is checked at
+its first load on another kind of machine (architecture, instruction sets) or with another version of its backend, since
+it may compute something else there.
 
-The golden inputs are what is timed, all but the longest: they are in the bundle and come from generated text. What was found lies in the cache
-folder under a digest of the manifest, the machine and the backends' versions: an upgrade of any of them races, or compares, again.
+The race is timed on the golden inputs except the longest: the bundle contains them, and they come from generated text.
+Results are stored in the cache folder under a digest of the manifest, the machine and the versions of the backends, so
+a change of any of them causes a new race or check.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import platform
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgekit import backends
@@ -35,8 +37,18 @@ from edgekit.spec.errors import BackendError
 from edgekit.spec.manifest import Manifest, Variant
 from edgekit.spec.parsing import to_json
 from edgekit.spec.progress import Progress, silent
+from edgekit.spec.protocols import Arrays
 
-__all__ = ["Choice", "Run", "at_most", "check_golden", "check_instructions", "fastest_here", "is_as_built", "machine"]
+__all__ = [
+    "Choice",
+    "Run",
+    "cap_threads",
+    "check_golden",
+    "check_instructions",
+    "is_as_built",
+    "machine",
+    "select_variant",
+]
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,15 +57,17 @@ _ROUNDS = 7
 
 @dataclass(frozen=True)
 class Run:
-    """What became of one variant here.
+    """Result of one variant on this machine.
 
     Attributes:
-        variant: it.
-        refused: why it does not take part; empty where it does.
-        compilation: where its engine came from; None where it has none.
-        golden: how far it is from what it answered where the bundle was built.
-        executed: precision that the linear layers of its engine run in, as the engine tells it.
-        ms: median time for all golden rows but the longest, one after the other; 0 where it was not timed.
+        variant: Variant of the bundle.
+        refused: Reason why the variant is no candidate; empty for a candidate.
+        compilation: Origin of the variant's engine; None if it has none.
+        golden: Difference from the golden outputs; None if they were not compared.
+        executed: Precision that the linear layers of the engine run in, as the engine reports it; empty without an
+            engine.
+        ms: Median time for all golden inputs except the longest, one after the other, in milliseconds; 0 if it was not
+            measured.
     """
 
     variant: Variant
@@ -66,13 +80,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Choice:
-    """The variant that runs here.
+    """The variant that runs on this machine.
 
     Attributes:
-        variant: variant as the manifest has it.
-        reason: why, in words.
-        runs: what became of each; nothing of that where the result was remembered.
-        session: open session of the variant where it has just won a race; the caller closes it. Else None.
+        variant: Variant as in the manifest.
+        reason: Reason of the choice, as text.
+        runs: Result of each variant; empty if the choice was remembered.
+        session: Open session of the variant if it has just won a race, else None. The caller closes it.
     """
 
     variant: Variant
@@ -81,7 +95,7 @@ class Choice:
     session: Session | None = None
 
 
-def fastest_here(
+def select_variant(
     bundle: Bundle,
     progress: Progress = silent,
     *,
@@ -89,194 +103,247 @@ def fastest_here(
     make: bool = False,
     force: bool = False,
 ) -> Choice:
-    """The variant that answers the golden inputs in the least time on this machine, and why in words.
+    """Return the variant that runs the golden inputs fastest on this machine, and the reason as text.
 
-    A variant whose backend is not installed, that this machine cannot run or make an engine of, or that answers the golden inputs otherwise
-    than it is to, does not take part, and the words say so.
+    A variant is left out if its backend is not installed, if this machine cannot run it or compile its engine, or if it
+    fails the golden-output check. The reason names the variants that were left out.
 
     Args:
-        bundle: that was checked.
-        progress: told how far compilations are.
-        variants: those that compete; by default all.
-        make: engines are made and kept here, also where the bundle brings some.
-        force: make engines and race anew, whatever is remembered.
+        bundle: Verified bundle.
+        progress: Progress callback of compilations and of the race.
+        variants: Variants that compete; empty for all.
+        make: Whether engines are compiled and cached here even if the bundle has some.
+        force: Whether engines are compiled and the race is run again, even if results are cached.
 
     Raises:
-        BackendError: when no variant can run here, with the reason of each.
-        IntegrityError: when the golden inputs cannot be read, or an engine of the bundle is not signed by a trusted key.
+        BackendError: If no variant can run here; with the reason of each.
+        IntegrityError: If the golden inputs cannot be read, or an engine of the bundle is not signed by a trusted key.
     """
-    competing = list(variants or bundle.manifest.variants)
-    able, out = [], []
-    for variant in competing:
+    candidates: list[Variant] = []
+    excluded: list[Run] = []
+    for variant in variants or bundle.manifest.variants:
         try:
             check_instructions(variant, bundle.path)
             backends.get(variant.backend).check_here()
-            able.append(variant)
+            candidates.append(variant)
         except BackendError as problem:
-            out.append(Run(variant, str(problem)))
-    if not able:
-        raise _nobody(bundle, out)
-    if len(able) == 1 and able[0].engine is None:
-        return Choice(able[0], f"it is the only variant that can run here{_left_out(out)}", tuple(out))
-    record = _record(bundle, able, "race")
+            excluded.append(Run(variant, str(problem)))
+    if not candidates:
+        raise _no_variant_error(bundle, excluded)
+    if len(candidates) == 1 and candidates[0].engine is None:
+        reason = f"it is the only variant that can run here{_describe_excluded(excluded)}"
+        return Choice(candidates[0], reason, tuple(excluded))
+    record = _record_name(bundle, candidates, "race")
     if not (make or force):
+        # A record of another form is ignored, and the race is run again.
         with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
             known = Records(RACES).find(record) or {}
-            return Choice(
-                able[int(known["winner"])], f"it won the race at the first load here: {known['times']}{_left_out(out)}"
-            )
+            winner = candidates[int(known["winner"])]
+            reason = f"it won the race at the first load here: {known['times']}{_describe_excluded(excluded)}"
+            return Choice(winner, reason)
     watch = Watch()
-    runs, session = _race(bundle, able, progress, make, force)
+    runs, session = _race(bundle, candidates, progress, make, force)
     busy = watch.stop()
-    raced = [run for run in runs if not run.refused]
-    out += [run for run in runs if run.refused]
     if session is None:
-        raise _nobody(bundle, out)
-    winner = min(raced, key=lambda run: run.ms)
-    said = ", ".join(f"{_name(run.variant)} {run.ms:.2f} ms" for run in raced)
-    said += "".join(f"; {_refusal(run)}" for run in runs if run.refused)
-    said += f"; {busy.text()} meanwhile" if busy.loud and len(raced) > 1 else ""
-    kept = Records(RACES).keep(record, {"winner": able.index(winner.variant), "times": said})
-    unkept = "" if kept else "; the cache folder cannot be written, or may be by others, so every load races"
-    early = [run for run in out if run not in runs]
-    return Choice(
-        winner.variant, f"it won the race at this load: {said}{_left_out(early)}{unkept}", (*runs, *early), session
-    )
+        raise _no_variant_error(bundle, [*excluded, *(run for run in runs if run.refused)])
+    raced = [run for run in runs if not run.refused]
+    winner = min(raced, key=lambda run: run.ms).variant
+    times = ", ".join(f"{_name(run.variant)} {run.ms:.2f} ms" for run in raced)
+    times += "".join(f"; {_describe_refusal(run)}" for run in runs if run.refused)
+    if busy.loud and len(raced) > 1:
+        times += f"; {busy.text()} meanwhile"
+    is_stored = Records(RACES).keep(record, {"winner": candidates.index(winner), "times": times})
+    reason = f"it won the race at this load: {times}{_describe_excluded(excluded)}"
+    if not is_stored:
+        reason += "; the cache folder is not writable, or others may write it, so every load races"
+    return Choice(winner, reason, (*runs, *excluded), session)
 
 
-def at_most(variant: Variant, threads: int | None = None) -> Variant:
-    """A variant with a number of threads, or with its own, but no more than the CPUs there are."""
+def cap_threads(variant: Variant, threads: int | None = None) -> Variant:
+    """Return a variant with a number of threads, and at most as many streams.
+
+    Args:
+        variant: Variant of a bundle.
+        threads: Number of threads; None for the variant's number, limited to the number of CPUs.
+    """
     count = threads or min(variant.threads, cpus())
     return replace(variant, threads=count, streams=min(variant.streams, count))
 
 
 def machine() -> dict[str, str]:
-    """What decides, beside a backend's version, over the kernels that compute a graph on this machine; for a manifest."""
+    """Return the properties of this machine that determine the kernels of a backend, for a manifest."""
     return {"architecture": platform.machine(), "instructions": " ".join(cpu_instructions())}
 
 
 def check_instructions(variant: Variant, bundle: Path) -> None:
-    """Refuses a variant that would answer wrongly on this CPU.
+    """Raise an error for a variant that would compute wrong results on this CPU.
 
-    INT8 weights of full range saturate on x86 without VNNI wherever they were made: bundles that were built for or on ARM do not require it by name.
+    Full-range INT8 weights saturate on x86 without VNNI wherever they were built. Bundles that were built for or on ARM
+    have no requirement in their manifest, so the weights are checked too.
+
+    Args:
+        variant: Variant of the bundle.
+        bundle: Folder of the bundle, for the message.
 
     Raises:
-        BackendError: when the CPU lacks what the variant requires.
+        BackendError: If the CPU lacks the instructions that the variant requires.
     """
     full_range = variant.engine is None and variant.recipe.get("weights") == "8 bit"
     if (full_range or variant.requires.get("instructions") == "vnni") and lacks_vnni(cpu_instructions()):
         raise BackendError(
-            f"The bundle {bundle} has INT8 weights of 8 bits. This CPU is an x86 without INT8 dot products (VNNI), and sums of such products saturate on it: "
-            "answers would be wrong without a sign. Build the bundle for a CPU of this kind: "
-            'in a target file, instructions = ["avx2"], or [quantize] weight_bits = 7, or methods = ["float32"].',
+            f"The bundle {bundle} has INT8 weights of 8 bits. This CPU is an x86 without INT8 dot products (VNNI), "
+            "where sums of such products saturate: answers would be silently wrong. Build the bundle for this kind of "
+            'CPU: in a target file, instructions = ["avx2"], or [quantize] weight_bits = 7, or methods = ["float32"].',
             code="cpu-saturates",
         )
 
 
 def is_as_built(manifest: Manifest, variant: Variant) -> bool:
-    """Whether this machine and its backend compute a variant by the kernels that its golden outputs come from."""
-    here = backends.installed_version(variant.backend)
-    return manifest.machine == machine() and here in [
-        variant.versions.get(package) for package in backends.get(variant.backend).PACKAGES
-    ]
+    """Return whether this machine and its backend run a variant with the kernels that its golden outputs come from."""
+    installed = backends.installed_version(variant.backend)
+    build_versions = [variant.versions.get(package) for package in backends.get(variant.backend).PACKAGES]
+    return manifest.machine == machine() and installed in build_versions
 
 
 def check_golden(session: Session, bundle: Bundle, variant: Variant) -> str:
-    """Compares the golden inputs where the machine or the backend is another than at the build, once: what was found is remembered.
+    """Run the golden-output check if the machine or the backend differs from the build. A pass is remembered.
 
     Args:
-        session: that runs the variant.
-        bundle: that was checked.
-        variant: as the manifest has it; one with an engine was compared when that was made.
+        session: Session of the variant.
+        bundle: Verified bundle.
+        variant: Variant as in the manifest. A variant with an engine was checked when the engine was compiled.
 
     Returns:
-        What was compared, for those who ask why this variant runs; empty where nothing had to be.
+        Result of the check as text, for the reason of the choice; empty if no check was necessary.
 
     Raises:
-        BackendError: when the answers are too far off.
-        IntegrityError: when the golden inputs cannot be read.
+        BackendError: If the outputs differ too much.
+        IntegrityError: If the golden inputs cannot be read.
     """
     if variant.engine is not None or is_as_built(bundle.manifest, variant):
         return ""
-    record = _record(bundle, [variant], "golden")
+    record = _record_name(bundle, [variant], "golden")
     known = Records(RACES).find(record) or {}
     if "golden" in known:
         return f"compared at the first load here: {known['golden']}"
     start = time.perf_counter()
-    found = golden.check(session)
-    if problem := found.problem():
+    result = golden.check(session)
+    problem = result.problem()
+    if problem:
         raise BackendError(
-            f"{_name(variant)} does not serve on this machine: {problem}. The bundle {bundle.path} was built {_built(bundle.manifest, variant)}. Install the "
-            "version of the backend that it was built with, load another of its backends, or build it again for this machine.",
+            f"{_name(variant)} differs on this machine: {problem}. "
+            f"The bundle {bundle.path} was built {_describe_build(bundle.manifest, variant)}. "
+            "Install the version of the backend that it was built with, load another of its backends, or build it "
+            "again for this machine.",
             code="variant-self-test",
         )
-    said = f"{found.text()} ({(time.perf_counter() - start) * 1e3:.0f} ms)"
-    Records(RACES).keep(record, {"golden": said})
-    return f"compared at this load, the first here: {said}"
+    text = f"{result.text()} ({(time.perf_counter() - start) * 1e3:.0f} ms)"
+    Records(RACES).keep(record, {"golden": text})
+    return f"compared at this load, the first here: {text}"
 
 
-def _built(manifest: Manifest, variant: Variant) -> str:
-    versions = (
-        " and ".join(
-            f"{p} {variant.versions[p]}" for p in backends.get(variant.backend).PACKAGES if p in variant.versions
-        )
-        or "an unknown version"
-    )
-    return f"with {versions} on {manifest.machine.get('architecture', 'an unknown machine')} ({manifest.machine.get('instructions') or 'unknown instructions'})"
+def _describe_build(manifest: Manifest, variant: Variant) -> str:
+    """Return the versions and the machine that a variant was built with, as text."""
+    packages = [package for package in backends.get(variant.backend).PACKAGES if package in variant.versions]
+    versions = " and ".join(f"{package} {variant.versions[package]}" for package in packages)
+    architecture = manifest.machine.get("architecture", "an unknown machine")
+    instructions = manifest.machine.get("instructions") or "unknown instructions"
+    return f"with {versions or 'an unknown version'} on {architecture} ({instructions})"
+
+
+@dataclass
+class _Racer:
+    """A candidate in a race.
+
+    Attributes:
+        index: Index of the variant's result.
+        session: Open session of the variant.
+        times: Time of each timed round in milliseconds.
+    """
+
+    index: int
+    session: Session
+    times: list[float] = field(default_factory=list)
 
 
 def _race(
     bundle: Bundle, variants: Sequence[Variant], progress: Progress, make: bool, force: bool
 ) -> tuple[list[Run], Session | None]:
-    """Median milliseconds that each variant takes for all golden rows but the longest, in turns; and the open session of the fastest."""
+    """Time each variant that passes the golden-output check, in turns.
+
+    Returns:
+        Result of each variant, and the open session of the fastest; None if no variant passes.
+    """
     rows = sorted(golden.read(bundle).rows, key=lambda row: max(array.size for array in row.values()))
-    rows = rows[:-1] or rows  # the one of full length would outweigh all others, and texts are not like it
-    with contextlib.ExitStack() as stack:
-        runs: list[Run] = []
-        able: list[tuple[int, Session, list[float]]] = []
+    # The longest row has the model's full length: it would dominate the time, and real texts are not like it.
+    rows = rows[:-1] or rows
+    runs: list[Run] = []
+    racers: list[_Racer] = []
+    with contextlib.ExitStack() as sessions:
         for index, variant in enumerate(variants):
-            with contextlib.ExitStack() as held:  # what is refused gives its memory back before the next is made
-                try:
-                    session = held.enter_context(
-                        Session(bundle, at_most(variant), progress=progress, make=make, force=force)
-                    )
-                    found = golden.check(session)
-                    executed = session.executed_precision() if variant.engine is not None else ""
-                    runs.append(Run(variant, found.problem(), session.compilation, found, executed))
-                except BackendError as problem:
-                    runs.append(Run(variant, str(problem)))
-                    continue
-                if not runs[index].refused:
-                    if variant.engine is None and not is_as_built(bundle.manifest, variant):
-                        Records(RACES).keep(_record(bundle, [variant], "golden"), {"golden": found.text()})
-                    stack.enter_context(held.pop_all())
-                    able.append((index, session, []))
-        for turn in range(_ROUNDS + 1):
-            for _, session, times in able:
-                start = time.perf_counter()
-                session.run_rows(rows)
-                if turn:  # the first is the warm-up
-                    times.append((time.perf_counter() - start) * 1e3)
-            progress("race on the golden inputs", turn + 1, _ROUNDS + 1)
-        for index, _, times in able:
-            runs[index] = replace(runs[index], ms=statistics.median(times))
+            # A refused variant releases its memory before the next one is opened.
+            with contextlib.ExitStack() as candidate:
+                run, session = _open_candidate(bundle, variant, progress, make, force, candidate)
+                runs.append(run)
+                if session is not None and not run.refused:
+                    sessions.enter_context(candidate.pop_all())
+                    racers.append(_Racer(index, session))
+        _time_rounds(racers, rows, progress)
+        for racer in racers:
+            runs[racer.index] = replace(runs[racer.index], ms=statistics.median(racer.times))
         for run in runs:
-            _LOG.info(
-                "race on the golden inputs: %s",
-                _refusal(run) if run.refused else f"{_name(run.variant)} {run.ms:.3f} ms",
-            )
-        stack.pop_all()  # all were timed: the fastest stays open
-    winner = min(able, key=lambda one: runs[one[0]].ms, default=None)
-    for one in able:
-        if one is not winner:
-            one[1].close()
-    return runs, None if winner is None else winner[1]
+            result = _describe_refusal(run) if run.refused else f"{_name(run.variant)} {run.ms:.3f} ms"
+            _LOG.info("race on the golden inputs: %s", result)
+        sessions.pop_all()  # The race is complete, so the fastest session stays open.
+    winner = min(racers, key=lambda racer: runs[racer.index].ms, default=None)
+    for racer in racers:
+        if racer is not winner:
+            racer.session.close()
+    return runs, None if winner is None else winner.session
 
 
-def _nobody(bundle: Bundle, runs: Sequence[Run]) -> BackendError:
-    """One line for each reason: often it is the same for all."""
-    reasons = {run.refused: [_name(other.variant) for other in runs if other.refused == run.refused] for run in runs}
-    lines = "\n".join(f"  {' and '.join(names)} cannot run here: {reason}" for reason, names in reasons.items())
+def _open_candidate(
+    bundle: Bundle,
+    variant: Variant,
+    progress: Progress,
+    make: bool,
+    force: bool,
+    stack: contextlib.ExitStack,
+) -> tuple[Run, Session | None]:
+    """Open a variant and run the golden-output check.
+
+    Returns:
+        Result of the variant without a time, and its session, which ``stack`` closes; None if it cannot be opened.
+    """
+    try:
+        session = stack.enter_context(Session(bundle, cap_threads(variant), progress=progress, make=make, force=force))
+        result = golden.check(session)
+        executed = session.executed_precision() if variant.engine is not None else ""
+        run = Run(variant, result.problem(), session.compilation, result, executed)
+    except BackendError as problem:
+        return Run(variant, str(problem)), None
+    if not run.refused and variant.engine is None and not is_as_built(bundle.manifest, variant):
+        Records(RACES).keep(_record_name(bundle, [variant], "golden"), {"golden": result.text()})
+    return run, session
+
+
+def _time_rounds(racers: Sequence[_Racer], rows: Sequence[Arrays], progress: Progress) -> None:
+    """Run the rows on each candidate in turns. The first round is the warm-up and not timed."""
+    for turn in range(_ROUNDS + 1):
+        for racer in racers:
+            start = time.perf_counter()
+            racer.session.run_rows(rows)
+            if turn > 0:
+                racer.times.append((time.perf_counter() - start) * 1e3)
+        progress("race on the golden inputs", turn + 1, _ROUNDS + 1)
+
+
+def _no_variant_error(bundle: Bundle, runs: Sequence[Run]) -> BackendError:
+    """Return an error with one line per reason, which is often the same for all variants."""
+    names: dict[str, list[str]] = {}
+    for run in runs:
+        names.setdefault(run.refused, []).append(_name(run.variant))
+    lines = "\n".join(f"  {' and '.join(names[reason])} cannot run here: {reason}" for reason in names)
     hint = ""
     if stand_in_variants(bundle.manifest.variants, STAND_IN):
         hint = f"\nTo see its answers and accuracy here, run its graph on the CPU as a stand-in: --backend {STAND_IN}"
@@ -289,23 +356,25 @@ def _name(variant: Variant) -> str:
     return f"{variant.method} on {variant.backend}"
 
 
-def _refusal(run: Run) -> str:
+def _describe_refusal(run: Run) -> str:
     return f"{_name(run.variant)} cannot run here: {run.refused}"
 
 
-def _left_out(runs: Sequence[Run]) -> str:
-    return f" ({'; '.join(map(_refusal, runs))})" if runs else ""
+def _describe_excluded(runs: Sequence[Run]) -> str:
+    return f" ({'; '.join(map(_describe_refusal, runs))})" if runs else ""
 
 
-def _record(bundle: Bundle, variants: Sequence[Variant], kind: str) -> str:
-    """Name of the record of a race, or of a comparison with the golden inputs, of these variants on this machine."""
+def _record_name(bundle: Bundle, variants: Sequence[Variant], kind: str) -> str:
+    """Return the name of the record of a race or a golden-output check of these variants on this machine."""
+    has_engines = any(v.engine is not None for v in variants)
+    gpu = gpu_name() if has_engines else ""
     parts = [
         kind,
         bundle.digest or sha256(bundle.path / MANIFEST),
         cpu_name(),
         cpus(),
         machine(),
-        gpu_name() if any(v.engine is not None for v in variants) else "",
+        gpu,
         [(v.backend, v.method, sorted(v.graphs.values()), backends.installed_version(v.backend)) for v in variants],
     ]
     return hashlib.sha256(to_json(parts).encode()).hexdigest()

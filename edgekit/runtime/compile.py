@@ -1,4 +1,4 @@
-"""Makes the engines of a bundle on the device that it is on, and says which variant runs there and why."""
+"""Compilation of a bundle's engines on this device, and the choice of the variant that runs here."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from edgekit.bundle.signature import Trust
 from edgekit.bundle.trust import Bundle, open_bundle
 from edgekit.engines.compile import key_parts
 from edgekit.engines.engine_cache import EngineCache
-from edgekit.runtime.choice import Run, check_instructions, fastest_here
+from edgekit.runtime.choice import Run, check_instructions, select_variant
 from edgekit.runtime.golden import GoldenResult
-from edgekit.spec.engine import trtexec
+from edgekit.spec.engine import EngineRecipe, trtexec
 from edgekit.spec.errors import BackendError
 from edgekit.spec.manifest import Variant
 from edgekit.spec.parsing import plain
@@ -27,14 +27,15 @@ __all__ = ["CompileResult", "compile_bundle", "explain"]
 
 @dataclass(frozen=True)
 class CompileResult:
-    """What a compilation came to.
+    """Result of a compilation.
 
     Attributes:
-        bundle: its path.
-        chosen: method and backend that runs here from now on.
-        reason: why.
-        runs: what became of each variant.
-        device: what the engines are bound to, as the device tells of itself; empty for backends that run the graphs.
+        bundle: Path of the bundle.
+        chosen: Method and backend of the variant that runs here from now on.
+        reason: Reason of the choice, as text.
+        runs: Result of each variant.
+        device: Device and library version that the engines are bound to, as the device reports them; empty for backends
+            that run the graphs themselves.
     """
 
     bundle: str
@@ -44,14 +45,14 @@ class CompileResult:
     device: Mapping[str, object]
 
     def record(self) -> dict[str, object]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         rows = [
             {
                 "method": run.variant.method,
                 "backend": run.variant.backend,
                 "refused": run.refused,
                 "compilation": plain(run.compilation),
-                "golden": _finite(run.golden),
+                "golden": _golden_record(run.golden),
                 "executed": run.executed,
                 "ms": run.ms,
             }
@@ -66,152 +67,173 @@ class CompileResult:
         }
 
     def text(self) -> str:
-        """For a terminal."""
-        lines = [f"device: {', '.join(f'{k} {v}' for k, v in self.device.items())}"] if self.device else []
-        for run in self.runs:
-            said = [run.compilation.text(), f"executed in {run.executed}"] if run.compilation is not None else []
-            if run.golden is not None:
-                said.append(
-                    f"golden inputs {run.golden.difference:.2g} of the spread off, {run.golden.flips} label(s) changed"
-                )
-            said += [f"{run.ms:.2f} ms for all golden inputs"] if run.ms else []
-            said += [f"cannot run here: {run.refused}"] if run.refused else []
-            lines.append(f"{run.variant.method} on {run.variant.backend}: {'; '.join(said) or 'runs the graph itself'}")
+        """Return the result as text for a terminal."""
+        lines = []
+        if self.device:
+            lines.append(f"device: {', '.join(f'{name} {value}' for name, value in self.device.items())}")
+        lines += [f"{_name(run.variant)}: {_describe_run(run)}" for run in self.runs]
         return "\n".join([*lines, f"runs from now on: {self.chosen}, {self.reason}"])
+
+
+def _describe_run(run: Run) -> str:
+    """Return the result of a variant as text."""
+    parts = []
+    if run.compilation is not None:
+        parts += [run.compilation.text(), f"executed in {run.executed}"]
+    if run.golden is not None:
+        parts.append(
+            f"golden inputs differ by {run.golden.difference:.2g} of the output range, "
+            f"{run.golden.flips} label(s) changed"
+        )
+    if run.ms:
+        parts.append(f"{run.ms:.2f} ms for all golden inputs")
+    if run.refused:
+        parts.append(f"cannot run here: {run.refused}")
+    return "; ".join(parts) or "runs the graph itself"
 
 
 @takes_paths("bundle")
 def compile_bundle(
     bundle: str | Path, *, trust: Trust | None = None, force: bool = False, progress: Progress = silent
 ) -> CompileResult:
-    """Makes the engines that a bundle needs on this device, compares their answers with the golden ones, and races them.
+    """Compile the engines that a bundle needs on this device, compare them with the golden outputs, and race them.
 
-    What is made is kept in the cache of this user, where :func:`edgekit.load` finds it.
+    Engines are stored in the user's cache, where :func:`edgekit.load` finds them.
 
     Args:
-        bundle: its folder.
-        trust: whose bundles may be compiled; None for anybody's: an engine that is made here is this device's own.
-        force: make engines anew, also those that the cache has.
-        progress: told how far the builder is.
+        bundle: Folder of the bundle.
+        trust: Keys of the makers whose bundles may be compiled; None for any maker, since the engines are compiled by
+            this device.
+        force: Whether engines are compiled even if the cache has them.
+        progress: Progress callback of the compilation.
 
     Raises:
-        IntegrityError: when the bundle is altered, or not signed by whom ``trust`` names.
-        BackendError: when no variant can run here, with the reason of each and NVIDIA's own lines.
-        BuildError: when an engine cannot be kept.
+        IntegrityError: If the bundle is modified, or not signed by a key of ``trust``.
+        BackendError: If no variant can run here; with the reason of each, and NVIDIA's messages.
+        BuildError: If an engine cannot be cached.
     """
     opened = open_bundle(bundle, trust)
     if opened.manifest.choose_on != "device":
         first = opened.manifest.variants[0]
         check_instructions(first, opened.path)
         backends.get(first.backend).check_here()
-        return CompileResult(
-            str(bundle), _name(first), "it won the race where the bundle was built, and runs the graph itself", (), {}
-        )
-    choice = fastest_here(opened, progress, make=True, force=force)
+        reason = "it won the race where the bundle was built, and runs the graph itself"
+        return CompileResult(str(bundle), _name(first), reason, (), {})
+    choice = select_variant(opened, progress, make=True, force=force)
     if choice.session is not None:
         choice.session.close()
     variant = choice.variant
-    return CompileResult(
-        str(bundle),
-        _name(variant),
-        choice.reason,
-        choice.runs,
-        _identity(variant) if variant.engine is not None else {},
-    )
+    device = _device_identity(variant) if variant.engine is not None else {}
+    return CompileResult(str(bundle), _name(variant), choice.reason, choice.runs, device)
 
 
 @takes_paths("bundle")
 def explain(bundle: str | Path, *, trust: Trust | None = None, force: bool = False) -> str:
-    """What :func:`compile_bundle` would do here, and why; nothing is made, and no GPU is needed to ask.
+    """Describe what :func:`compile_bundle` would do here. Nothing is compiled, and no GPU is needed.
 
     Args:
-        bundle: its folder.
-        trust: as there.
-        force: as there.
+        bundle: Folder of the bundle.
+        trust: Keys of the makers whose bundles may be compiled; None for any maker.
+        force: Whether engines would be compiled even if the cache has them.
+
+    Returns:
+        Description with one block of lines per variant.
 
     Raises:
-        IntegrityError: when the bundle is altered, or not signed by whom ``trust`` names.
+        IntegrityError: If the bundle is modified, or not signed by a key of ``trust``.
     """
     opened = open_bundle(bundle, trust)
     variants = opened.manifest.variants
     lines = [f"{opened.path}: built for target '{opened.manifest.target}', {len(variants)} variant(s)"]
     for variant in variants:
-        lines += ["", *_explained(opened, variant, force)]
+        lines += ["", *_explain_variant(opened, variant, force)]
     if any(v.engine is not None for v in variants):
         lines += [
             "",
-            "then: the answers to the golden inputs are compared with those of the build; of the variants that pass the fastest on them is kept.",
+            "then: the outputs for the golden inputs are compared with those of the build; "
+            "the fastest variant that passes is used.",
         ]
     return "\n".join(lines)
 
 
-def _explained(bundle: Bundle, variant: Variant, force: bool) -> Sequence[str]:
+def _explain_variant(bundle: Bundle, variant: Variant, force: bool) -> Sequence[str]:
     lines = [f"{_name(variant)}: graph {', '.join(variant.graphs.values())}"]
     recipe = variant.engine
     if recipe is None:
         return [*lines, "  runs the graph itself; nothing is compiled"]
-    chips = ", ".join(recipe.compute_capability) or "any"
     on_device = backends.get(variant.backend).ENGINES == "device"
+    chips = ", ".join(recipe.compute_capability) or "any"
     library = f"TensorRT {recipe.minimum} or newer" if on_device else "TensorRT-RTX"
-    lines.append(
-        f"  for compute capability {chips}, {library}; strongly typed: the graph says what each layer computes in"
-    )
-    lines.append(f"  profiles: {recipe.accepts()}")
     workspace = f"{recipe.workspace_mb} MiB" if recipe.workspace_mb else "a quarter of the memory of the device"
-    lines.append(f"  workspace: {workspace}; optimization level {recipe.optimization_level}")
+    lines += [
+        f"  for compute capability {chips}, {library}; strongly typed: the graph defines the precision of each layer",
+        f"  profiles: {recipe.accepts()}",
+        f"  workspace: {workspace}; optimization level {recipe.optimization_level}",
+    ]
     if variant.engines:
-        signed = (
-            "the bundle's signature is of a trusted key"
-            if bundle.trusted
-            else "loaded only with a key that is trusted, or made anew here"
-        )
-        lines.append(f"  engine: in the bundle, made ahead of time; {signed}")
-    lines.append(f"  here: {_here(bundle, variant, force)}")
+        lines.append(f"  engine: in the bundle, compiled ahead of time; {_describe_trust(bundle)}")
+    lines.append(f"  here: {_explain_here(bundle, variant, force)}")
     if on_device:
-        lines += [
-            f"  like: {line}"
-            for s in bundle.manifest.signatures
-            for line in trtexec(recipe, s, variant.graphs[s.name], variant.plan(s.name))
-        ]
+        lines += _trtexec_lines(bundle, variant, recipe)
     return lines
 
 
-def _here(bundle: Bundle, variant: Variant, force: bool) -> str:
+def _describe_trust(bundle: Bundle) -> str:
+    """Return whether an engine of the bundle would be loaded, as text."""
+    if bundle.trusted:
+        return "the bundle is signed by a trusted key"
+    return "loaded only with a trusted key, or compiled here"
+
+
+def _trtexec_lines(bundle: Bundle, variant: Variant, recipe: EngineRecipe) -> list[str]:
+    """Return the equivalent calls of NVIDIA's ``trtexec``."""
+    lines = []
+    for signature in bundle.manifest.signatures:
+        calls = trtexec(recipe, signature, variant.graphs[signature.name], variant.plan(signature.name))
+        lines += [f"  like: {line}" for line in calls]
+    return lines
+
+
+def _explain_here(bundle: Bundle, variant: Variant, force: bool) -> str:
+    """Return what would happen on this device, or why the engine cannot be compiled, as text."""
     backend = backends.get(variant.backend)
     try:
         backend.check_here()
         with contextlib.closing(backend.open_device(variant.device, 1)) as device:
             device.check(variant.engine)
             identity = device.identity()
-            keys = [
-                EngineCache.key(key_parts(bundle, variant, signature, identity))
-                for signature in bundle.manifest.signatures
-            ]
+            keys = []
+            for signature in bundle.manifest.signatures:
+                keys.append(EngineCache.key(key_parts(bundle, variant, signature, identity)))
     except BackendError as problem:
-        return f"cannot be made: {problem}"
+        return f"cannot be compiled: {problem}"
     library = "TensorRT" if backend.ENGINES == "device" else "TensorRT-RTX"
-    named = (
+    place = (
         f"{identity['device']}, compute capability {identity['compute_capability']}, {library} {identity['version']}"
     )
-    if all(map(EngineCache().about, keys)):
-        return f"{named}: the cache has the engine" + (", it would be made anew" if force else "")
-    return f"{named}: the engine would be made"
+    if not all(map(EngineCache().about, keys)):
+        return f"{place}: the engine would be compiled"
+    if force:
+        return f"{place}: the cache has the engine, it would be compiled again"
+    return f"{place}: the cache has the engine"
 
 
-def _finite(found: GoldenResult | None) -> dict[str, object] | None:
-    """Plain data; answers that are no numbers are infinitely far off, which JSON has no word for: null."""
-    if found is None:
+def _golden_record(result: GoldenResult | None) -> dict[str, object] | None:
+    """Return plain data for JSON, with null for an infinite difference, which JSON cannot express."""
+    if result is None:
         return None
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in dict(plain(found)).items()
-    }
+    record = dict(plain(result))
+    for name, value in record.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            record[name] = None
+    return record
 
 
-def _identity(variant: Variant) -> dict[str, object]:
+def _device_identity(variant: Variant) -> dict[str, object]:
+    """Return what the device reports about itself."""
     with contextlib.closing(backends.get(variant.backend).open_device(variant.device, 1)) as device:
-        found: dict[str, object] = device.identity()
-        return found
+        identity: dict[str, object] = device.identity()
+        return identity
 
 
 def _name(variant: Variant) -> str:

@@ -1,18 +1,23 @@
-"""Golden inputs and outputs inside the bundle: does it still compute here what it computed where it was built?
+"""Golden inputs and outputs of a bundle: they show whether this machine computes what the build machine computed.
 
 The inputs come from generated text, never from the user's samples. Another CPU or another version of the backend rounds
-differently, INT8 more so; what is caught is a tokenizer, graph or backend that computes something else.
+differently, and INT8 differs more. The comparison detects a tokenizer, graph or backend that computes something else.
 
-How far a sound kernel may be off depends on its kind. Kernels whose arithmetic the graph fixes (float, INT8 by stored scales) keep within ``TOLERANCE`` of
-what the variant answered at the build. Where activations are quantized as they come, the kernel chooses of how many numbers it takes the range: on CPUs
-with SME, ONNX Runtime takes it by row, elsewhere by tensor. Such a variant also passes by the float32 answers that are stored beside: it may be at most
-``SLACK`` times as far from them as the build's kernel was, and must give their answer on each row where that distance cannot change it.
+The allowed difference depends on the kernel. If the graph defines the arithmetic (float, INT8 with stored scales),
+outputs stay within ``TOLERANCE`` of those of the build. If activations are quantized dynamically, the kernel chooses
+the values that share a range: on CPUs with SME, ONNX Runtime uses one range per row, elsewhere one per tensor. Such a
+variant can also pass by the float32 outputs, which the bundle stores too: their distance may be at most ``SLACK`` times
+that of the build's kernel, and the answer must be the same for each row where that distance cannot change it.
 
-The file is an ``.npz`` of stored arrays, in one of two layouts, by the signature of the graph. The table is for integer inputs of one axis that varies and one
-float32 output of fixed shape: ``lengths``, ``input.NAME`` ``[rows, longest]``, ``outputs.VARIANT`` and ``reference`` ``[rows, ...]``. All other graphs have
-``input.NAME``, ``outputs.VARIANT.NAME`` and ``reference.NAME`` as :func:`edgekit.spec.rows.pack` makes them: ragged arrays are flat, with their shapes beside.
-In both, ``kept.NAME`` (packed alike) are the arrays of an input that no graph takes and that tell the task what the outputs are of, e.g. which tokens begin
-a word.
+The file is an ``.npz`` of uncompressed arrays. The signature of the graph determines its layout:
+
+- The table layout is for integer inputs with one variable axis and one float32 output of fixed shape. It has
+  ``lengths``, ``input.NAME`` ``[rows, longest]``, ``outputs.VARIANT`` and ``reference`` ``[rows, ...]``.
+- All other graphs have ``input.NAME``, ``outputs.VARIANT.NAME`` and ``reference.NAME`` in the form of
+  :func:`edgekit.spec.rows.pack`: ragged arrays are flat, and their shapes are stored beside them.
+
+In both layouts, ``kept.NAME`` (in the packed form) is an array of an input that no graph takes. The task needs it to
+interpret the outputs, e.g. to know which tokens begin a word.
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ from edgekit.bundle.trust import Bundle
 from edgekit.machine.cpu import cpu_instructions
 from edgekit.runtime.golden_file import FILE, Golden, pack, read
 from edgekit.runtime.runner import GraphRunner
-from edgekit.spec import rows as of_rows
+from edgekit.spec import rows as row_format
 from edgekit.spec.errors import OutputError
 from edgekit.spec.manifest import Variant
 from edgekit.spec.protocols import Arrays, Task
@@ -35,28 +40,28 @@ from edgekit.spec.protocols import Arrays, Task
 __all__ = ["FILE", "SLACK", "TOLERANCE", "Golden", "GoldenResult", "check", "check_engine", "compare", "pack", "read"]
 
 TOLERANCE = 0.05
-"""Largest difference, as a share of the golden outputs' spread (at least 1)."""
+"""Largest allowed difference, as a share of the range of the golden outputs (at least 1)."""
 SLACK = 1.5
-"""How many times as far from the float32 answers as the build's kernel another one may be: the largest of a few dozen numbers varies."""
-_RANGES_AS_THEY_COME = (
-    "dynamic",
-    "weight_only",
-)  # methods whose activations are quantized when they are there, if at all
+"""Largest allowed distance from the float32 outputs, as a multiple of the distance of the build's kernel.
+
+It is above 1 because the largest of a few dozen differences varies."""
+# Methods that quantize activations dynamically, or not at all.
+_DYNAMIC_METHODS = ("dynamic", "weight_only")
 
 
 @dataclass(frozen=True)
 class GoldenResult:
-    """How far this machine is from the one that built the bundle.
+    """Difference between this machine and the one that built the bundle.
 
     Attributes:
-        rows: golden examples.
-        difference: largest difference of an output value, as a share of the spread of all (at least 1).
-        flips: examples that are answered otherwise than at the build.
-        distance: largest difference of an output value from the float32 answers that the variant had at the build, as a share of that spread; None where they
-            do not count, or the bundle does not hold them.
-        off: the same on this machine.
-        decisive: examples whose float32 answer is so clear that a difference of ``distance`` cannot change it.
-        lost: of these, examples that this machine answers otherwise.
+        rows: Number of golden inputs.
+        difference: Largest difference of an output value from the build, as a share of the outputs' range (at least 1).
+        flips: Number of inputs whose answer differs from the one at the build.
+        distance: Largest difference of an output value of the build from the float32 outputs, as a share of the same
+            range; None if float32 outputs do not count for the method, or the bundle has none.
+        off: Largest difference of an output value of this machine from the float32 outputs, in the same unit.
+        decisive: Number of inputs whose float32 answer cannot be changed by a difference of ``distance``.
+        lost: Number of those inputs whose answer differs on this machine.
     """
 
     rows: int
@@ -69,12 +74,12 @@ class GoldenResult:
 
     @property
     def same_kernel(self) -> bool:
-        """Within ``TOLERANCE`` of what was answered at the build."""
+        """Whether the outputs are within ``TOLERANCE`` of those of the build."""
         return self.difference <= TOLERANCE
 
     @property
     def passed(self) -> bool:
-        """What this machine computes serves: as at the build, or by another kernel that is as near to the float32 answers."""
+        """Whether the outputs are those of the build, or of another kernel that is as close to float32."""
         if self.same_kernel:
             return True
         return (
@@ -85,31 +90,35 @@ class GoldenResult:
         )
 
     def text(self) -> str:
-        """What was compared and how it came out."""
-        text = f"largest difference {self.difference:.2g} of the outputs' spread, {self.flips} label(s) changed"
+        """Return the result as text."""
+        text = f"largest difference {self.difference:.2g} of the output range, {self.flips} label(s) changed"
         if self.same_kernel or self.distance is None:
             return text
         text += (
-            f"; from the float32 answers {self.off:.2g} (at the build {self.distance:.2g}), {self.lost} of the {self.decisive} labels changed "
-            "that such a difference cannot change"
+            f"; distance from the float32 outputs {self.off:.2g} (at the build {self.distance:.2g}), "
+            f"{self.lost} of {self.decisive} clear label(s) changed"
         )
-        return text + _sme() if self.passed else text
+        return text + _sme_note() if self.passed else text
 
     def problem(self) -> str:
-        """Why what this machine computes does not serve; empty where it does."""
+        """Return why the variant is unusable on this machine; empty if it is usable."""
         if self.passed:
             return ""
-        text = f"its answers to the golden inputs are {self.difference:.2g} of their spread off, expected at most {TOLERANCE}"
+        text = (
+            f"its outputs for the golden inputs differ by {self.difference:.2g} of their range, "
+            f"expected at most {TOLERANCE}"
+        )
         if self.distance is not None:
             text += (
-                f"; from the float32 answers {self.off:.2g}, expected at most {SLACK:g} times the {self.distance:.2g} of the build; "
-                f"{self.lost} of {self.decisive} clear labels changed"
+                f"; their distance from the float32 outputs is {self.off:.2g}, "
+                f"expected at most {SLACK:g} times the {self.distance:.2g} of the build; "
+                f"{self.lost} of {self.decisive} clear label(s) changed"
             )
-        return text + _sme()
+        return text + _sme_note()
 
 
-class Opened(Protocol):
-    """What a session lends to a comparison."""
+class OpenSession(Protocol):
+    """The part of a session that a comparison uses."""
 
     _bundle: Bundle
     _variant: Variant
@@ -117,80 +126,90 @@ class Opened(Protocol):
 
     @property
     def variant_index(self) -> int:
-        """Place of the variant in the manifest."""
+        """Index of the variant in the manifest."""
 
     def run_rows(self, rows: Sequence[Arrays]) -> list[Arrays]:
-        """Outputs of rows, one at a time."""
+        """Return the outputs of rows, which run one at a time."""
 
 
-def check(session: Opened) -> GoldenResult:
-    """Runs the golden inputs of its bundle in a session.
+def check(session: OpenSession) -> GoldenResult:
+    """Run the golden inputs of a session's bundle, and compare the outputs.
+
+    Args:
+        session: Open session.
 
     Raises:
-        IntegrityError: when they cannot be read.
-        BackendError: when the session cannot run them.
+        IntegrityError: If the golden inputs cannot be read.
+        BackendError: If the session cannot run them.
     """
-    stored, index = read(session._bundle), session.variant_index
+    stored = read(session._bundle)
+    index = session.variant_index
     try:
-        found = session.run_rows(stored.rows)
-    except OutputError:  # a machine on which it computes NaN is as far off as can be
-        found = _no_numbers(stored.outputs[index])
-    return compare(stored, index, found, session._task, session._variant.method in _RANGES_AS_THEY_COME)
+        outputs = session.run_rows(stored.rows)
+    except OutputError:
+        # NaN counts as an infinite difference.
+        outputs = [_fill_with_nan(row) for row in stored.outputs[index]]
+    return compare(stored, index, outputs, session._task, session._variant.method in _DYNAMIC_METHODS)
 
 
 def check_engine(runner: GraphRunner, bundle: Bundle, index: int, task: Task) -> str:
-    """Why an engine that was just made does not serve, by the golden inputs of its bundle; empty where it does.
+    """Return why a newly compiled engine fails the comparison with the golden outputs; empty if it passes.
 
     Args:
-        runner: of the engine.
-        bundle: that was checked.
-        index: place of the variant in the manifest.
-        task: of the bundle.
+        runner: Runner of the engine.
+        bundle: Verified bundle.
+        index: Index of the variant in the manifest.
+        task: Task of the bundle.
     """
     stored = read(bundle)
-    found = runner.run(stored.rows, alone=True, finite=False)
-    return compare(stored, index, found, task, bundle.manifest.variants[index].method in _RANGES_AS_THEY_COME).problem()
+    outputs = runner.run(stored.rows, alone=True, finite=False)
+    is_dynamic = bundle.manifest.variants[index].method in _DYNAMIC_METHODS
+    return compare(stored, index, outputs, task, is_dynamic).problem()
 
 
-def compare(stored: Golden, variant: int, found: Sequence[Arrays], task: Task, as_they_come: bool) -> GoldenResult:
-    """What answers to the golden inputs come to.
+def compare(stored: Golden, variant: int, outputs: Sequence[Arrays], task: Task, is_dynamic: bool) -> GoldenResult:
+    """Compare outputs for the golden inputs with the stored ones.
 
     Args:
-        stored: of the bundle.
-        variant: place of the variant in the manifest.
-        found: outputs of each row.
-        task: tells what an answer is.
-        as_they_come: activations are quantized as they come, so that another kernel may take other ranges.
+        stored: Golden inputs and outputs of the bundle.
+        variant: Index of the variant in the manifest.
+        outputs: Outputs of each row on this machine.
+        task: Task of the bundle, which defines when two answers are the same.
+        is_dynamic: Whether activations are quantized dynamically, so that another kernel may use other ranges.
     """
-    spread = of_rows.spread(
-        stored.outputs[variant]
-    )  # of the answers alone: what the loop hands on of an input may be of any size
-    expected, reference = _completed(stored.outputs[variant], found), stored.reference
-    difference, flips = of_rows.difference(expected, found) / spread, int((~task.same_answer(found, expected)).sum())
-    if reference is None or not as_they_come:
+    # The range is that of the graphs' outputs alone: arrays that the loop adds from the input may have any size.
+    spread = row_format.spread(stored.outputs[variant])
+    expected = _add_input_arrays(stored.outputs[variant], outputs)
+    difference = row_format.difference(expected, outputs) / spread
+    flips = int((~task.same_answer(outputs, expected)).sum())
+    if stored.reference is None or not is_dynamic:
         return GoldenResult(len(expected), difference, flips)
-    reference = _completed(reference, found)
-    distance = of_rows.difference(expected, reference)
+    reference = _add_input_arrays(stored.reference, outputs)
+    distance = row_format.difference(expected, reference)
     clear = task.decided(reference, distance)
-    lost = int((clear & ~task.same_answer(found, reference)).sum())
-    off = of_rows.difference(reference, found) / spread
+    lost = int((clear & ~task.same_answer(outputs, reference)).sum())
+    off = row_format.difference(reference, outputs) / spread
     return GoldenResult(len(expected), difference, flips, distance / spread, off, int(clear.sum()), lost)
 
 
-def _completed(rows: Sequence[Arrays], found: Sequence[Arrays]) -> list[Arrays]:
-    """Stored outputs of graphs, with what the loop has handed on of each input beside those that were found."""
-    return [{**other, **row} for row, other in zip(rows, found, strict=True)]
+def _add_input_arrays(rows: Sequence[Arrays], outputs: Sequence[Arrays]) -> list[Arrays]:
+    """Return stored outputs of graphs, with the arrays that the loop adds to its outputs from each input."""
+    return [{**output, **row} for row, output in zip(rows, outputs, strict=True)]
 
 
-def _no_numbers(rows: Sequence[Arrays]) -> list[Arrays]:
-    return [
-        {name: np.full_like(array, np.nan if array.dtype.kind == "f" else 0) for name, array in row.items()}
-        for row in rows
-    ]
+def _fill_with_nan(row: Arrays) -> Arrays:
+    """Return arrays of the same shapes: NaN for floats, 0 for integers."""
+    filled = {}
+    for name, array in row.items():
+        filled[name] = np.full_like(array, np.nan if array.dtype.kind == "f" else 0)
+    return filled
 
 
-def _sme() -> str:
-    """What to know of the CPU beside a difference."""
+def _sme_note() -> str:
+    """Return an explanation of differences on a CPU with SME; empty on other CPUs."""
     if "sme" not in cpu_instructions():
         return ""
-    return ". This CPU has SME: dynamic INT8 takes the range of activations by row here, by tensor elsewhere, so answers differ and are no worse"
+    return (
+        ". This CPU has SME: dynamic INT8 uses one activation range per row here and one per tensor elsewhere, "
+        "so outputs differ without being less accurate"
+    )

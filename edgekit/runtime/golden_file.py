@@ -1,4 +1,7 @@
-"""The file of golden inputs and outputs in a bundle: writing and strict reading of both of its layouts."""
+"""The file of golden inputs and outputs in a bundle: writer and strict reader of both layouts.
+
+:mod:`edgekit.runtime.golden` describes the layouts.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import numpy as np
 
 from edgekit.runtime import _npz
 from edgekit.runtime.loops import single
-from edgekit.spec import rows as of_rows
+from edgekit.spec import rows as row_format
 from edgekit.spec.errors import IntegrityError
 from edgekit.spec.protocols import Arrays
 from edgekit.spec.tensor import Signature, TensorSpec, merge_signatures
@@ -22,19 +25,20 @@ if TYPE_CHECKING:
 __all__ = ["FILE", "Golden", "pack", "read"]
 
 FILE = "golden.npz"
-_LIMIT = 64 * 2**20
-_MOST_ROWS = 256
-_KEPT = "kept."
+_MAX_BYTES = 64 * 2**20
+_MAX_ROWS = 256
+_EXTRA = "kept."
 
 
 @dataclass(frozen=True)
 class Golden:
-    """What a bundle holds to be compared with.
+    """Golden inputs and outputs of a bundle.
 
     Attributes:
-        rows: inputs without padding: name to an array without a batch axis, those that no graph takes among them, where the bundle has these.
-        outputs: what graphs gave for each row where the bundle was built, for each variant.
-        reference: outputs of the float32 graph there; None in bundles of format 1.
+        rows: Inputs: arrays by name for each row, without padding and batch axis. They include the arrays that no graph
+            takes, if the bundle has any.
+        outputs: Outputs of the graphs at the build: ``outputs[variant][row]`` holds arrays by name.
+        reference: Outputs of the float32 graph at the build, for each row; None in bundles of format 1.
     """
 
     rows: list[Arrays]
@@ -48,72 +52,91 @@ def pack(
     outputs: Sequence[Sequence[Arrays]],
     reference: Sequence[Arrays] | None,
 ) -> bytes:
-    """The content of the file; the same arrays give the same bytes. Integer inputs are stored as the smallest type that holds them.
+    """Return the content of the file. Equal arrays give equal bytes.
+
+    Integers of inputs are stored in the smallest type that holds them.
 
     Args:
-        signature: signature of the graph; of a model with several, what :func:`edgekit.spec.tensor.merge_signatures` makes of theirs.
-        rows: inputs, at least one row.
-        outputs: outputs of each row, for each variant.
-        reference: outputs of each row in float32; None where they are not known.
+        signature: Signature of the graph, or :func:`edgekit.spec.tensor.merge_signatures` of several graphs.
+        rows: Inputs, at least one row.
+        outputs: Outputs of each row, for each variant.
+        reference: Outputs of each row in float32; None if they are not known.
     """
-    answered = {f"outputs.{i}": variant for i, variant in enumerate(outputs)} | (
-        {} if reference is None else {"reference": reference}
-    )
-    taken = _of_graphs(rows, signature.inputs)
-    named: dict[str, Any] = {}
-    if _is_table(signature):
-        (output,) = signature.outputs
-        given = {f"input.{name}": _smallest(array) for name, array in single.collate(signature, rows).items()}
-        columns = {name: np.stack([row[output.name] for row in variant]) for name, variant in answered.items()}
-        reference_column = {name: columns.pop(name) for name in ("reference",) if name in columns}
-        named = {
-            "lengths": np.array([single.size(signature, row) for row in rows], np.int64),
-            **columns,
-            **given,
-            **reference_column,
-        }
-    else:
-        named = {f"input.{name}": _smallest(array) for name, array in of_rows.pack(taken).items()}
-        for prefix, variant in answered.items():
-            named |= {
-                f"{prefix}.{name}": array
-                for name, array in of_rows.pack(_of_graphs(variant, signature.outputs)).items()
-            }
-    kept = [
-        {f"{_KEPT}{name}": array for name, array in row.items() if name not in own}
-        for row, own in zip(rows, taken, strict=True)
-    ]
-    named |= {name: _smallest(array) for name, array in of_rows.pack(kept).items()}
+    pack_layout = _pack_table if _is_table(signature) else _pack_named
+    named = pack_layout(signature, rows, outputs, reference)
+    input_names = {spec.name for spec in signature.inputs}
+    extra_rows = []
+    for row in rows:
+        extra_rows.append({f"{_EXTRA}{name}": array for name, array in row.items() if name not in input_names})
+    named |= _shrink_all(row_format.pack(extra_rows))
     stream = io.BytesIO()
     np.savez(stream, **named)
     return stream.getvalue()
 
 
-def _of_graphs(rows: Sequence[Arrays], specs: Sequence[TensorSpec]) -> list[Arrays]:
-    """Rows without what a loop or a task keeps in them beside the inputs and outputs of graphs."""
+def _pack_table(
+    signature: Signature,
+    rows: Sequence[Arrays],
+    outputs: Sequence[Sequence[Arrays]],
+    reference: Sequence[Arrays] | None,
+) -> dict[str, Any]:
+    """Return the arrays of the table layout, in the order of the file."""
+    (output,) = signature.outputs
+    named: dict[str, Any] = {"lengths": np.array([single.size(signature, row) for row in rows], np.int64)}
+    for index, variant in enumerate(outputs):
+        named[f"outputs.{index}"] = np.stack([row[output.name] for row in variant])
+    for name, array in single.collate(signature, rows).items():
+        named[f"input.{name}"] = _shrink(array)
+    if reference is not None:
+        named["reference"] = np.stack([row[output.name] for row in reference])
+    return named
+
+
+def _pack_named(
+    signature: Signature,
+    rows: Sequence[Arrays],
+    outputs: Sequence[Sequence[Arrays]],
+    reference: Sequence[Arrays] | None,
+) -> dict[str, Any]:
+    """Return the arrays of the layout of named arrays, in the order of the file."""
+    named: dict[str, Any] = {}
+    for name, array in row_format.pack(_select_arrays(rows, signature.inputs)).items():
+        named[f"input.{name}"] = _shrink(array)
+    answers = {f"outputs.{index}": variant for index, variant in enumerate(outputs)}
+    if reference is not None:
+        answers["reference"] = reference
+    for prefix, variant in answers.items():
+        for name, array in row_format.pack(_select_arrays(variant, signature.outputs)).items():
+            named[f"{prefix}.{name}"] = array
+    return named
+
+
+def _select_arrays(rows: Sequence[Arrays], specs: Sequence[TensorSpec]) -> list[Arrays]:
+    """Return rows with the inputs or outputs of graphs only, without the arrays that a loop or a task adds."""
     names = {spec.name for spec in specs}
-    return [{name: array for name, array in row.items() if name in names} for row in rows]
+    selected: list[Arrays] = []
+    for row in rows:
+        selected.append({name: array for name, array in row.items() if name in names})
+    return selected
 
 
-def read(bundle: Bundle) -> Golden:
-    """Reads the golden inputs and outputs of a bundle that was checked.
+def _shrink(array: np.ndarray) -> np.ndarray:
+    """Return integers in the smallest type that holds them; other numbers unchanged."""
+    if array.dtype.kind not in "iu" or not array.size:
+        return array
+    return array.astype(np.result_type(*map(np.min_scalar_type, (array.min(), array.max()))))
 
-    Raises:
-        IntegrityError: when the file is missing, damaged, or does not go with the manifest.
-    """
-    entry = bundle.manifest.files.get(FILE)
-    try:
-        if entry is not None and entry.size > _LIMIT:
-            raise ValueError(f"it has {entry.size} bytes, expected at most {_LIMIT}")
-        return _read(bundle.read(FILE), bundle)
-    except ValueError as problem:
-        raise IntegrityError(
-            f"{bundle.path / FILE} cannot be read ({problem}). Build or copy the bundle again.", code="bundle-assets"
-        ) from problem
+
+def _shrink_all(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: _shrink(array) for name, array in arrays.items()}
 
 
 def _is_table(signature: Signature) -> bool:
-    """Whether all inputs are integers of one axis that varies, the same, and the one output is float32 of a fixed shape."""
+    """Return whether the table layout applies.
+
+    It does if all inputs are integers with one and the same variable axis, and the only output is float32 of a fixed
+    shape.
+    """
     if len(signature.varying) != 1 or len(signature.outputs) != 1:
         return False
     shape = ("batch", signature.varying[0])
@@ -122,122 +145,178 @@ def _is_table(signature: Signature) -> bool:
     return fixed and all(np.dtype(spec.dtype).kind in "iu" and spec.shape == shape for spec in signature.inputs)
 
 
-def _smallest(array: np.ndarray) -> np.ndarray:
-    """The same integers in the smallest type that holds them; other numbers as they are."""
-    if array.dtype.kind not in "iu" or not array.size:
-        return array
-    return array.astype(np.result_type(*map(np.min_scalar_type, (array.min(), array.max()))))
+def read(bundle: Bundle) -> Golden:
+    """Read the golden inputs and outputs of a verified bundle.
+
+    Args:
+        bundle: Verified bundle.
+
+    Raises:
+        IntegrityError: If the file is missing, damaged, or does not match the manifest.
+    """
+    entry = bundle.manifest.files.get(FILE)
+    try:
+        if entry is not None and entry.size > _MAX_BYTES:
+            raise ValueError(f"it has {entry.size} bytes, expected at most {_MAX_BYTES}")
+        return _read(bundle.read(FILE), bundle)
+    except ValueError as problem:
+        raise IntegrityError(
+            f"{bundle.path / FILE} cannot be read ({problem}). Build or copy the bundle again.", code="bundle-assets"
+        ) from problem
 
 
 def _read(content: bytes, bundle: Bundle) -> Golden:
     signatures = bundle.manifest.signatures
-    signature, outputs = merge_signatures(signatures), [f"outputs.{i}" for i in range(len(bundle.manifest.variants))]
+    signature = merge_signatures(signatures)
+    outputs = [f"outputs.{i}" for i in range(len(bundle.manifest.variants))]
     if _is_table(signature):
         return _read_table(content, signature, outputs)
-    return _read_packed(content, signature, outputs, whole=len(signatures) == 1)
+    return _read_named(content, signature, outputs, is_complete=len(signatures) == 1)
 
 
 def _read_table(content: bytes, signature: Signature, outputs: Sequence[str]) -> Golden:
-    names = {f"input.{spec.name}": spec for spec in signature.inputs}
-    arrays = _npz.read(content, ["lengths", *outputs, *names], ["reference"], _KEPT)
+    """Read the table layout.
+
+    Raises:
+        ValueError: If an array is missing, unknown, or does not match the signature.
+    """
+    inputs = {f"input.{spec.name}": spec for spec in signature.inputs}
+    arrays = _npz.read(content, ["lengths", *outputs, *inputs], ["reference"], _EXTRA)
     lengths = arrays["lengths"]
-    if lengths.dtype != np.int64 or lengths.ndim != 1 or not 1 <= len(lengths) <= _MOST_ROWS or lengths.min() < 1:
+    if lengths.dtype != np.int64 or lengths.ndim != 1 or not 1 <= len(lengths) <= _MAX_ROWS or lengths.min() < 1:
         raise ValueError(
-            f"its lengths are {lengths.dtype} {lengths.shape}, expected int64 of 1 to {_MOST_ROWS} rows, each at least 1"
+            f"its lengths are {lengths.dtype} {lengths.shape}, expected int64 of 1 to {_MAX_ROWS} rows, each at least 1"
         )
     size = (len(lengths), int(lengths.max()))
-    for name in names:
-        if arrays[name].dtype.kind not in "iu" or arrays[name].dtype == np.uint64 or arrays[name].shape != size:
-            raise ValueError(f"'{name}' is {arrays[name].dtype} {arrays[name].shape}, expected integers {size}")
-    kept = [*outputs, *(["reference"] if "reference" in arrays else [])]
+    for name in inputs:
+        array = arrays[name]
+        if not _is_safe_integer(array.dtype) or array.shape != size:
+            raise ValueError(f"'{name}' is {array.dtype} {array.shape}, expected integers {size}")
+    answers = list(outputs)
+    if "reference" in arrays:
+        answers.append("reference")
     width = arrays[outputs[0]].shape[-1:]
-    for name in kept:
-        if arrays[name].dtype != np.float32 or arrays[name].shape != (len(lengths), *width) or 0 in width:
-            raise ValueError(
-                f"'{name}' is {arrays[name].dtype} {arrays[name].shape}, expected float32 ({len(lengths)}, labels)"
-            )
-    whole = {spec.name: arrays[name].astype(spec.dtype) for name, spec in names.items()}
-    rows: list[Arrays] = [
-        {name: array[i, :length] for name, array in whole.items()} for i, length in enumerate(lengths.tolist())
-    ]
+    for name in answers:
+        array = arrays[name]
+        if array.dtype != np.float32 or array.shape != (len(lengths), *width) or 0 in width:
+            raise ValueError(f"'{name}' is {array.dtype} {array.shape}, expected float32 ({len(lengths)}, labels)")
+    padded = {spec.name: arrays[name].astype(spec.dtype) for name, spec in inputs.items()}
+    rows: list[Arrays] = []
+    for index, length in enumerate(lengths.tolist()):
+        rows.append({name: array[index, :length] for name, array in padded.items()})
     (output,) = signature.outputs
-    columns: dict[str, list[Arrays]] = {name: [{output.name: row} for row in arrays[name]] for name in kept}
-    return Golden(_with_kept(rows, arrays), [columns[name] for name in outputs], columns.get("reference"))
+    columns: dict[str, list[Arrays]] = {}
+    for name in answers:
+        columns[name] = [{output.name: row} for row in arrays[name]]
+    return Golden(_add_extra(rows, arrays), [columns[name] for name in outputs], columns.get("reference"))
 
 
-def _read_packed(content: bytes, signature: Signature, outputs: Sequence[str], *, whole: bool) -> Golden:
-    """Reads the layout of named arrays; ``whole``: a row has all inputs and outputs. Of several graphs some are made and used up between them."""
-    parts = {"input": signature.inputs, **dict.fromkeys([*outputs, "reference"], signature.outputs)}
-    known = {part: [f"{part}.{spec.name}" for spec in specs] for part, specs in parts.items()}
-    needed = [name for part, names in known.items() for name in names if whole and part != "reference"]
-    arrays = _npz.read(
-        content, needed, [name + end for names in known.values() for name in names for end in ("", ".shapes")], _KEPT
-    )
-    parts = {part: tuple(spec for spec in specs if f"{part}.{spec.name}" in arrays) for part, specs in parts.items()}
-    if not parts["reference"]:
-        del parts["reference"]
+def _read_named(content: bytes, signature: Signature, outputs: Sequence[str], *, is_complete: bool) -> Golden:
+    """Read the layout of named arrays.
+
+    Args:
+        content: Content of the file.
+        signature: Signature of the graph, or the merged one of several graphs.
+        outputs: Prefixes of the variants' outputs.
+        is_complete: Whether a row has all inputs and outputs of the signature. With several graphs, an array that one
+            graph passes to another is missing.
+
+    Raises:
+        ValueError: If an array is missing, unknown, or does not match the signature.
+    """
+    parts: dict[str, tuple[TensorSpec, ...]] = {"input": signature.inputs}
+    parts |= dict.fromkeys([*outputs, "reference"], signature.outputs)
+    needed: list[str] = []
+    allowed: list[str] = []
     for part, specs in parts.items():
-        if not specs or (part != "input" and specs != parts[outputs[0]]):
+        names = [f"{part}.{spec.name}" for spec in specs]
+        allowed += names
+        allowed += [name + row_format.SHAPES for name in names]
+        if is_complete and part != "reference":
+            needed += names
+    arrays = _npz.read(content, needed, allowed, _EXTRA)
+    present: dict[str, tuple[TensorSpec, ...]] = {}
+    for part, specs in parts.items():
+        present[part] = tuple(spec for spec in specs if f"{part}.{spec.name}" in arrays)
+    if not present["reference"]:
+        del present["reference"]
+    for part, specs in present.items():
+        if not specs or (part != "input" and specs != present[outputs[0]]):
             raise ValueError(
-                f"of '{part}' it holds {[spec.name for spec in specs]}, expected the arrays of a row, the same of each variant"
+                f"'{part}' has the arrays {[spec.name for spec in specs]}, "
+                "expected at least one, and the same outputs for each variant"
             )
-    rows = {part: _packed_rows(arrays, part, specs) for part, specs in parts.items()}
-    count = len(rows["input"])
-    if not 1 <= count <= _MOST_ROWS or any(len(found) != count for found in rows.values()):
-        raise ValueError(
-            f"it is of {count} inputs and {[len(found) for found in rows.values()]} answers, expected 1 to {_MOST_ROWS} rows of all"
-        )
+    rows = {part: _read_rows(arrays, part, specs) for part, specs in present.items()}
+    counts = {part: len(part_rows) for part, part_rows in rows.items()}
+    if not 1 <= counts["input"] <= _MAX_ROWS or len(set(counts.values())) > 1:
+        raise ValueError(f"it has {counts} rows, expected 1 to {_MAX_ROWS}, and the same number for all")
     if any(0 in array.shape for row in rows["input"] for array in row.values()):
         raise ValueError("an input is empty, expected at least one value")
-    return Golden(_with_kept(rows["input"], arrays), [rows[name] for name in outputs], rows.get("reference"))
+    return Golden(_add_extra(rows["input"], arrays), [rows[name] for name in outputs], rows.get("reference"))
 
 
-def _with_kept(rows: Sequence[Arrays], arrays: Mapping[str, np.ndarray]) -> list[Arrays]:
-    """Inputs of graphs with the arrays beside them, where the file has these."""
-    kept = _unpacked(arrays, "kept") or [{}] * len(rows)
-    if len(kept) != len(rows):
-        raise ValueError(f"it is of {len(rows)} inputs and what was kept of {len(kept)}")
-    whole_numbers = [
-        {name: array.astype(np.int64) if array.dtype.kind in "iu" else array for name, array in row.items()}
-        for row in kept
-    ]
-    return [{**row, **beside} for row, beside in zip(rows, whole_numbers, strict=True)]
-
-
-def _packed_rows(arrays: Mapping[str, np.ndarray], part: str, specs: Sequence[TensorSpec]) -> list[Arrays]:
-    """The rows of one part of the file in the types of the signature.
+def _add_extra(rows: Sequence[Arrays], arrays: Mapping[str, np.ndarray]) -> list[Arrays]:
+    """Return the inputs of graphs together with the arrays that no graph takes, if the file has any.
 
     Raises:
-        ValueError: for arrays that do not fit it.
+        ValueError: If the numbers of rows differ.
     """
-    rows = _unpacked(arrays, part)
+    extra_rows = _unpack(arrays, "kept") or [{}] * len(rows)
+    if len(extra_rows) != len(rows):
+        raise ValueError(f"it has {len(rows)} rows of inputs and {len(extra_rows)} rows of 'kept' arrays")
+    merged: list[Arrays] = []
+    for row, extra in zip(rows, extra_rows, strict=True):
+        whole = dict(row)
+        for name, array in extra.items():
+            whole[name] = array.astype(np.int64) if array.dtype.kind in "iu" else array
+        merged.append(whole)
+    return merged
+
+
+def _read_rows(arrays: Mapping[str, np.ndarray], part: str, specs: Sequence[TensorSpec]) -> list[Arrays]:
+    """Return the rows of one part of the file, in the dtypes of the signature.
+
+    Raises:
+        ValueError: If an array does not match the signature.
+    """
+    rows = _unpack(arrays, part)
+    typed: list[Arrays] = []
     for row in rows:
         for spec in specs:
-            array, axes = row[spec.name], spec.shape[1:]
-            typed = array.dtype == spec.dtype or (
-                array.dtype.kind in "iu" and array.dtype != np.uint64 and np.dtype(spec.dtype).kind in "iu"
-            )
-            if (
-                not typed
-                or array.ndim != len(axes)
-                or any(a != n for a, n in zip(axes, array.shape, strict=True) if isinstance(a, int))
-            ):
+            array = row[spec.name]
+            if not _matches(array, spec):
                 raise ValueError(
-                    f"'{part}.{spec.name}' has a row that is {array.dtype} {array.shape}, expected {spec.dtype} {axes}"
+                    f"'{part}.{spec.name}' has a row that is {array.dtype} {array.shape}, "
+                    f"expected {spec.dtype} {spec.shape[1:]}"
                 )
-    return [{spec.name: row[spec.name].astype(spec.dtype, copy=False) for spec in specs} for row in rows]
+        typed.append({spec.name: row[spec.name].astype(spec.dtype, copy=False) for spec in specs})
+    return typed
 
 
-def _unpacked(arrays: Mapping[str, np.ndarray], part: str) -> list[dict[str, np.ndarray]]:
-    """The rows of one part of the file as they are stored.
+def _matches(array: np.ndarray, spec: TensorSpec) -> bool:
+    """Return whether the array of a row has the rank, the fixed axes and the kind of dtype of the signature."""
+    axes = spec.shape[1:]
+    is_typed = array.dtype == spec.dtype or (_is_safe_integer(array.dtype) and np.dtype(spec.dtype).kind in "iu")
+    if not is_typed or array.ndim != len(axes):
+        return False
+    return all(not isinstance(axis, int) or axis == size for axis, size in zip(axes, array.shape, strict=True))
+
+
+def _is_safe_integer(dtype: np.dtype[Any]) -> bool:
+    """Return whether all values of an integer type fit into int64."""
+    return dtype.kind in "iu" and dtype != np.uint64
+
+
+def _unpack(arrays: Mapping[str, np.ndarray], part: str) -> list[dict[str, np.ndarray]]:
+    """Return the rows of one part of the file as they are stored.
 
     Raises:
-        ValueError: for more rows than a bundle has, and for arrays that do not fit each other.
+        ValueError: If there are too many rows, or the arrays do not match each other.
     """
-    taken = {name.removeprefix(f"{part}."): array for name, array in arrays.items() if name.startswith(f"{part}.")}
-    if any(
-        not array.ndim or (len(array) > _MOST_ROWS and (key.endswith(".shapes") or f"{key}.shapes" not in taken))
-        for key, array in taken.items()
-    ):
-        raise ValueError(f"'{part}' has more than {_MOST_ROWS} rows, or none")  # before anything is done for each row
-    return of_rows.unpack(taken)
+    packed = {name.removeprefix(f"{part}."): array for name, array in arrays.items() if name.startswith(f"{part}.")}
+    # This check comes before any work that is done for each row.
+    for name, array in packed.items():
+        has_rows = name.endswith(row_format.SHAPES) or name + row_format.SHAPES not in packed
+        if not array.ndim or (has_rows and len(array) > _MAX_ROWS):
+            raise ValueError(f"'{part}' has more than {_MAX_ROWS} rows, or none")
+    return row_format.unpack(packed)

@@ -1,7 +1,8 @@
-"""A stand-in for a backend that this machine does not have: the graphs of a device's bundle on ONNX Runtime, on the CPU.
+"""Stand-in for a backend that this machine does not have: ONNX Runtime runs the graphs of a device's bundle on the CPU.
 
-The graphs of a bundle have explicit types, so a CPU computes what they define: Q/DQ is rounded and restored as it is written, products are made in
-float32. That tells the accuracy of the bundle, not its latency, memory or start on the device.
+The graphs of a bundle have explicit types, so a CPU can compute what they define: Q/DQ pairs round as written, and
+products are computed in float32. The result shows the accuracy of the bundle, but not its latency, memory or startup
+time on the device.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from edgekit.spec.manifest import MAX_TOKENS, Variant
 __all__ = ["AS_WRITTEN", "STAND_IN", "is_stand_in", "stand_in_for", "stand_in_variants"]
 
 STAND_IN = "onnxruntime"
-"""Backend that computes the graphs of a backend which this machine cannot run."""
+"""Backend that runs the graphs of a backend that this machine does not have."""
 
 AS_WRITTEN = "reference"
-"""Device of the stand-in that computes a graph node by node, as ONNX defines it."""
+"""Device of the stand-in, which computes a graph node by node as ONNX defines it."""
 
 
 def stand_in_for(variant: Variant) -> Variant:
@@ -38,11 +39,12 @@ def stand_in_for(variant: Variant) -> Variant:
 
 
 def stand_in_variants(variants: Sequence[Variant], backend: str | None) -> list[Variant]:
-    """Return the variants that ``backend`` stands in for, on the stand-in; none where it is a backend of the bundle.
+    """Return the variants of a device's backends, on the stand-in; empty if ``backend`` is not a stand-in here.
 
     Args:
         variants: Variants of the bundle.
-        backend: Backend that the caller asked for; None for the bundle's own.
+        backend: Backend that the caller requested; None if none. It is a stand-in if it is ``onnxruntime`` and the
+            bundle has no variant for ``onnxruntime``.
     """
     if backend != STAND_IN or any(variant.backend == STAND_IN for variant in variants):
         return []
@@ -50,5 +52,5 @@ def stand_in_variants(variants: Sequence[Variant], backend: str | None) -> list[
 
 
 def is_stand_in(variant: Variant) -> bool:
-    """Return whether a variant is one of :func:`stand_in_for`."""
+    """Return whether a variant comes from :func:`stand_in_for`."""
     return (variant.backend, variant.device) == (STAND_IN, AS_WRITTEN)

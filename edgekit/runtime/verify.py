@@ -1,4 +1,4 @@
-"""Does a bundle compute on this machine what it computed where it was built? Every variant that can run here is asked."""
+"""Verification of a bundle on this machine: every variant that can run here is compared with its golden outputs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from edgekit import backends
 from edgekit.backends import WrongResultsError
 from edgekit.bundle.trust import Bundle
 from edgekit.runtime import golden
-from edgekit.runtime.choice import at_most, check_instructions
+from edgekit.runtime.choice import cap_threads, check_instructions
 from edgekit.runtime.golden import GoldenResult
+from edgekit.runtime.info import build_version
 from edgekit.runtime.session import Session
 from edgekit.spec.errors import BackendError
+from edgekit.spec.manifest import Variant
 from edgekit.spec.progress import Progress, silent
 
 __all__ = ["Compared", "Verified", "verify"]
@@ -19,14 +21,14 @@ __all__ = ["Compared", "Verified", "verify"]
 
 @dataclass(frozen=True)
 class Compared:
-    """One variant, asked here.
+    """Comparison of one variant with its golden outputs.
 
     Attributes:
-        name: method and backend.
-        on: the backend here, and the version that the bundle was built with.
-        golden: how far it is from what it answered at the build; None where it could not be asked.
-        reason: why it could not be asked, or does not serve; empty where it serves.
-        wrong: it computes something else here, by its golden inputs or by the backend's self-test.
+        name: Method and backend of the variant.
+        on: Version of the backend here, and the version that the bundle was built with.
+        golden: Result of the comparison; None if the variant cannot run here.
+        reason: Reason why the variant cannot run or fails the comparison; empty if it passes.
+        wrong: Whether the variant computes something else here, by its golden inputs or by the backend's self-test.
     """
 
     name: str
@@ -36,21 +38,21 @@ class Compared:
     wrong: bool
 
     def text(self) -> str:
-        """One line."""
+        """Return one line for a terminal."""
         if self.golden is None:
             return f"golden: not compared, {self.name}: {self.reason}"
         if self.reason:
-            return f"golden: {self.golden.rows} inputs, {self.name} {self.on} does not serve: {self.reason}"
+            return f"golden: {self.golden.rows} inputs, {self.name} {self.on} differs: {self.reason}"
         return f"golden: {self.golden.rows} inputs, {self.name} {self.on}, {self.golden.text()}"
 
 
 @dataclass(frozen=True)
 class Verified:
-    """All variants of a bundle.
+    """Comparison of all variants of a bundle.
 
     Attributes:
-        variants: in the order of the manifest.
-        raced: the variants race on the device, so that one which does not serve is left out.
+        variants: Comparison of each variant, in the order of the manifest.
+        raced: Whether the variants race on the device, so that a load leaves out a variant that fails.
     """
 
     variants: tuple[Compared, ...]
@@ -58,40 +60,42 @@ class Verified:
 
     @property
     def compared(self) -> bool:
-        """A variant was asked, and serves."""
-        return any(one.golden is not None and not one.wrong for one in self.variants)
+        """Whether at least one variant was compared and passes."""
+        return any(variant.golden is not None and not variant.wrong for variant in self.variants)
 
     def problem(self) -> str:
-        """Why the bundle does not serve here; empty where it does, or where nothing could be asked."""
-        wrong = [one for one in self.variants if one.wrong]
+        """Return why the bundle is unusable here; empty if it is usable, or if no variant could be compared."""
+        wrong = [variant for variant in self.variants if variant.wrong]
         if not wrong or (self.raced and self.compared):
             return ""
-        return "; ".join(f"{one.name}: {one.reason}" for one in wrong)
+        return "; ".join(f"{variant.name}: {variant.reason}" for variant in wrong)
 
 
 def verify(bundle: Bundle, progress: Progress = silent) -> Verified:
-    """Runs the golden inputs of a bundle by each of its variants.
+    """Run the golden inputs of a bundle through each of its variants.
 
     Args:
-        bundle: that was checked.
-        progress: told how far the making of an engine is.
+        bundle: Verified bundle.
+        progress: Progress callback of an engine's compilation.
 
     Raises:
-        IntegrityError: when the golden inputs cannot be read, or an engine of the bundle is not signed by a trusted key.
+        IntegrityError: If the golden inputs cannot be read, or an engine of the bundle is not signed by a trusted key.
     """
-    golden.read(bundle)  # also where nothing runs
-    found = []
-    for variant in bundle.manifest.variants:
-        name = f"{variant.method} on {variant.backend}"
-        backend = backends.get(variant.backend)
-        built_with = next((variant.versions[p] for p in backend.PACKAGES if p in variant.versions), "unknown")
-        on = f"{backends.installed_version(variant.backend)} (built with {built_with})"
-        try:
-            check_instructions(variant, bundle.path)
-            backend.check_here()
-            with Session(bundle, at_most(variant), progress=progress) as session:
-                result = golden.check(session)
-            found.append(Compared(name, on, result, result.problem(), not result.passed))
-        except BackendError as problem:
-            found.append(Compared(name, on, None, str(problem), isinstance(problem, WrongResultsError)))
-    return Verified(tuple(found), bundle.manifest.choose_on == "device")
+    golden.read(bundle)  # A damaged file is an error even if no variant can run here.
+    compared = [_compare(bundle, variant, progress) for variant in bundle.manifest.variants]
+    return Verified(tuple(compared), bundle.manifest.choose_on == "device")
+
+
+def _compare(bundle: Bundle, variant: Variant, progress: Progress) -> Compared:
+    """Compare one variant with its golden outputs."""
+    name = f"{variant.method} on {variant.backend}"
+    backend = backends.get(variant.backend)
+    versions = f"{backends.installed_version(variant.backend)} (built with {build_version(variant)})"
+    try:
+        check_instructions(variant, bundle.path)
+        backend.check_here()
+        with Session(bundle, cap_threads(variant), progress=progress) as session:
+            result = golden.check(session)
+        return Compared(name, versions, result, result.problem(), not result.passed)
+    except BackendError as problem:
+        return Compared(name, versions, None, str(problem), isinstance(problem, WrongResultsError))

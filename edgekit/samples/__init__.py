@@ -1,12 +1,14 @@
-"""Samples in a fixed order: JSON, CSV or TSV with named columns, a folder of files, a ``calibration/*.toml`` that names them, or rows in memory.
+"""Samples in a fixed order, from a file, a folder or memory.
 
-Inputs stay in memory: neither they nor pieces of them go into an error, a log, a cache or a bundle. A place in a file
-is named by its line.
+A source is a JSON, CSV or TSV file with named columns, a folder of files, a ``calibration/*.toml`` that names one of
+these, or rows in memory.
+
+Inputs stay in memory: no input, nor a part of one, is written to an error, a log, a cache or a bundle. Messages name
+the line of a row instead.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,25 +17,25 @@ from functools import partial
 from pathlib import Path
 
 from edgekit.modalities.text import UNBOUND
-from edgekit.samples import _folder, _json, _tables
 from edgekit.samples._columns import (
     LABEL,
     LONGEST_VALUE,
     MOST_VALUES,
     NO_VALUE,
     SEVERAL,
-    check_once,
+    check_no_repeats,
     check_role,
     check_slices,
     check_values,
-    columns_of,
+    format_slice_value,
     parse_columns,
-    slice_value,
+    resolve_columns,
 )
-from edgekit.samples._decode import GZIP, text_of
-from edgekit.samples._files import FILE_TYPES, SUFFIXES, Recipe, file_digest, locate, shipped
+from edgekit.samples._decode import GZIP
+from edgekit.samples._files import FILE_TYPES, SUFFIXES, Recipe, detect_type, get_suffix, hash_file, locate, shipped
 from edgekit.samples._header import is_header
-from edgekit.samples._memory import RowTable, collect, collect_all, rows_digest
+from edgekit.samples._memory import RowTable, collect, collect_all, hash_rows
+from edgekit.samples._records import iterate_records
 from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.parsing import parse, to_json
@@ -67,12 +69,14 @@ class Sample:
     """One row.
 
     Attributes:
-        input: as a session takes it.
-        label: as it stands in the file, or None.
-        slices: column to value, of the columns that were asked for as slices; what a report may say of the row.
-        empty: the row has a cell for the label, and it is empty: where a row may have several labels, it has none of them.
-        others: column to value, of the columns that play no role: each may be a label's column of 0 and 1. Empty where the label's column was named.
-        content: what the input is told from others by, see ``Modality.content``, where it was read from a file for that; None elsewhere.
+        input: Input as a session takes it.
+        label: Label as in the file, or None.
+        slices: Value by slice column. Reports contain these values.
+        empty: Whether the row has a label cell and the cell is empty. For a multi-label task the row then has no label
+            of the set.
+        others: Cell value by column, for the columns without a role. Each may be a label column of 0 and 1. Empty if
+            the caller named the label column.
+        content: Canonical bytes of the input, see ``Modality.content``, if they were read from a file; None otherwise.
     """
 
     input: Input
@@ -85,12 +89,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Samples:
-    """Rows of one file or folder.
+    """Rows of one source.
 
     Attributes:
-        rows: in the order of the file, or of the names in a folder.
-        where: the file or folder, for messages.
-        digest: sha256 of the file and of what was chosen from it, in hex.
+        rows: Rows in the order of the file, or of the names in a folder.
+        where: Path of the file or folder, or name of the table in memory, for messages.
+        digest: SHA-256 of the content and of the choice of columns and rows, in hex.
     """
 
     rows: tuple[Sample, ...] = field(repr=False)
@@ -98,39 +102,47 @@ class Samples:
     digest: str
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
         return len(self.rows)
 
     @property
     def inputs(self) -> list[Input]:
-        """Of all rows."""
+        """Inputs of all rows."""
         return [row.input for row in self.rows]
 
     def contents(self, modality: Modality) -> list[bytes]:
-        """What each input is told from others by, see ``Modality.content``; a file is not read again for it."""
-        return [modality.content(row.input) if row.content is None else row.content for row in self.rows]
+        """Return the canonical bytes of each input, see ``Modality.content``. Files are not read again."""
+        contents = []
+        for row in self.rows:
+            contents.append(modality.content(row.input) if row.content is None else row.content)
+        return contents
 
     def evaluation(self, task: Task) -> Evaluation:
-        """The rows as a task scores them.
+        """Return the labelled rows as the task scores them.
 
         Raises:
-            SamplesError: when a row has no label or one that the model does not know, or an input that a session would not read as it stands.
+            SamplesError: If a row has no label or one that the model does not know, or if a session would not read an
+                input unchanged.
         """
         truth = task.parse_truth(self.rows, self.where)
         task.modality.check(self.inputs, self.where)
-        return Evaluation(
-            task, self.inputs, truth.values, [row.content for row in self.rows if row.content is not None], truth.notes
-        )
+        keys = [row.content for row in self.rows if row.content is not None]
+        return Evaluation(task, self.inputs, truth.values, keys, truth.notes)
 
     def take(self, count: int, seed: int) -> Samples:
-        """Chooses ``count`` rows at random, in the order of the file; all of them where there are no more.
+        """Return ``count`` random rows in the order of the file, or all rows if there are no more.
+
+        Args:
+            count: Number of rows, at least 1.
+            seed: Random seed of the choice.
 
         Raises:
-            UsageError: for a count below 1.
+            UsageError: If ``count`` is below 1.
         """
         if count < 1:
             raise UsageError(
-                f"{count} rows of {self.where} were asked for, expected at least 1.", code="rows-out-of-range"
+                f"{count} rows of {self.where} were requested, expected at least 1. Correct the number of rows.",
+                code="rows-out-of-range",
             )
         if count >= len(self.rows):
             return self
@@ -146,60 +158,60 @@ def read(
     slices: Sequence[str] = (),
     modality: Modality = UNBOUND,
 ) -> Samples:
-    """Reads samples.
+    """Read samples from a file, a folder, a shipped sample set or rows in memory.
 
-    The digest is that of the data set, of the files that its rows name as well: which slices are asked for does not change it, so two reports on
-    the same rows can be compared.
+    The digest covers the sample file, the files that its rows name, and the choice of columns. It does not depend on
+    ``slices``, so two reports on the same rows are comparable.
 
     Args:
-        source: A JSON, CSV, TSV or calibration TOML file, the name of a sample set that EdgeKit ships, a folder of files where inputs are such (each in a
-            subfolder with the name of its label, or all without), or rows in memory: mappings of column to value, of a list, a ``datasets.Dataset``, a
-            data frame or a generator.
-        columns: role to column name; by default each role's own name, all but the modality's first one where they are there. The label may be
-            several columns, ``toxic|threat``, each of 0 and 1.
-        slices: columns whose values go into :attr:`Sample.slices` and from there into reports.
-        modality: what makes inputs of the columns; by default texts.
+        source: Path of a JSON, CSV, TSV or calibration TOML file; or name of a sample set that EdgeKit ships; or
+            folder of files, if inputs are files (all in subfolders named after their labels, or all unlabelled); or
+            rows in memory: mappings of column to value from a list, a ``datasets.Dataset``, a data frame or a
+            generator.
+        columns: Column name by role. Default: the column with the name of the role; only the modality's first role is
+            required. The label may be several columns, e.g. ``toxic|threat``, each of 0 and 1.
+        slices: Columns whose values go into :attr:`Sample.slices` and from there into reports.
+        modality: Modality that creates inputs from the columns. Default: text.
 
     Raises:
-        SamplesError: when the file is missing, empty, not text, malformed, of another digest, can be read in two ways, has a column twice or
-            lacks a named one; for a folder of another form; when a column of slices holds what may be text: more than ``MOST_VALUES`` values, or one of
-            more than ``LONGEST_VALUE`` characters.
-        UsageError: for an unknown role or file type, slices by the input itself, or a column of slices that is named twice.
+        SamplesError: If the file is missing, empty, malformed or not text; has another digest than expected; can be
+            read in two ways; has a column twice or lacks a named one. If a folder has another layout. If a slice
+            column may hold text: more than ``MOST_VALUES`` different values, or one of more than ``LONGEST_VALUE``
+            characters.
+        UsageError: If a role or the file type is unknown, a slice column is an input, or one is named twice.
     """
-    given, roles = collect(source), (*modality.roles, LABEL)
+    collected = collect(source)
+    roles = (*modality.roles, LABEL)
     named = {check_role(role, roles): name for role, name in (columns or {}).items()}
-    if isinstance(given, RowTable):
-        check_once(slices)
-        return _of_table(given, named, slices, modality)
-    file = locate(given, modality)
+    if isinstance(collected, RowTable):
+        check_no_repeats(slices)
+        return _read_table(collected, named, slices, modality)
+    file = locate(collected, modality)
     if file.suffix.lower() == ".toml" and not file.is_dir():
-        return _of_recipe(file, named, slices, modality)
-    suffix = Path(file.stem).suffix if file.suffix.lower() == GZIP else file.suffix
-    kind = "folder" if file.is_dir() else SUFFIXES.get(suffix.lower())
+        return _read_recipe(file, named, slices, modality)
+    kind = detect_type(file)
     if kind is None:
         raise UsageError(
-            f"Samples {file} end in '{suffix}', expected one of: {FILE_TYPES}. Convert or rename the file.",
+            f"Samples {file} end in '{get_suffix(file)}', expected one of: {FILE_TYPES}. Convert or rename the file.",
             code="samples-suffix",
         )
-    check_once(slices)
-    records = list(_records(file, kind, named, slices, modality))
+    check_no_repeats(slices)
+    records = list(iterate_records(file, kind, named, slices, modality))
     folder = file if kind == "folder" else file.parent
-    labelled = kind in ("json", "jsonl", "folder")
-    rows, chosen = _read_rows(
-        records, _Reader(str(file), named, tuple(slices), partial(modality.read, folder=folder), labelled), modality
-    )
-    parts: list[object] = [
-        [record for _, record in records] if kind == "folder" else file_digest(file),
-        sorted(chosen.items()),
-    ]
-    if modality.reads_files:  # what a path names may change while the table stays
+    has_names = kind in ("json", "jsonl", "folder")
+    reader = _Reader(str(file), named, tuple(slices), partial(modality.read, folder=folder), has_names)
+    rows, chosen = _read_rows(records, reader, modality)
+    file_names = [record for _, record in records]
+    parts: list[object] = [file_names if kind == "folder" else hash_file(file), sorted(chosen.items())]
+    if modality.reads_files:
+        # The files that rows name may change while the table stays the same.
         rows = tuple(replace(row, content=modality.content(row.input)) for row in rows)
         parts.append([hashlib.sha256(row.content or b"").hexdigest() for row in rows])
     return Samples(rows, str(file), hashlib.sha256(to_json(parts).encode()).hexdigest())
 
 
-def _of_recipe(file: Path, named: Mapping[str, str], slices: Sequence[str], modality: Modality) -> Samples:
-    """Read the samples that a calibration TOML names."""
+def _read_recipe(file: Path, named: Mapping[str, str], slices: Sequence[str], modality: Modality) -> Samples:
+    """Return the samples that a calibration TOML names."""
     recipe = parse(Recipe, read_toml(file), f"calibration {file.name}")
     source = file.parent / recipe.file
     if source.suffix.lower() == ".toml":
@@ -208,18 +220,18 @@ def _of_recipe(file: Path, named: Mapping[str, str], slices: Sequence[str], moda
             code="calibration-file",
         )
     samples = read(source, {**recipe.columns, **named}, slices, modality)
-    digest = f"sha256:{samples.digest if source.is_dir() else file_digest(source)}"
+    digest = f"sha256:{samples.digest if source.is_dir() else hash_file(source)}"
     if recipe.digest and recipe.digest != digest:
-        remedy = "Restore the file, or put the new digest there."
         raise SamplesError(
-            f"{source} has the digest {digest}, {file.name} expects {recipe.digest}: the samples changed. {remedy}",
+            f"{source} has the digest {digest}, {file.name} expects {recipe.digest}: the samples changed. "
+            f"Restore the file, or write the new digest to {file.name}.",
             code="calibration-digest",
         )
     return samples.take(recipe.count, recipe.seed) if recipe.count else samples
 
 
-def _of_table(table: RowTable, named: Mapping[str, str], slices: Sequence[str], modality: Modality) -> Samples:
-    """Read rows in memory; their digest is that of their content."""
+def _read_table(table: RowTable, named: Mapping[str, str], slices: Sequence[str], modality: Modality) -> Samples:
+    """Return rows in memory as samples; their digest is that of their content."""
     read_input = modality.read_row if isinstance(modality, TakesRows) else partial(modality.read, folder=Path.cwd())
     records = list(table.records())
     rows, chosen = _read_rows(records, _Reader(table.where, named, tuple(slices), read_input, True), modality)
@@ -227,20 +239,22 @@ def _of_table(table: RowTable, named: Mapping[str, str], slices: Sequence[str], 
     if modality.reads_files:
         rows = tuple(replace(row, content=content) for row, content in zip(rows, contents, strict=True))
     inputs = {name for role, name in chosen.items() if role != LABEL}
-    others = [{name: value for name, value in record.items() if name not in inputs} for _, record in records]
-    return Samples(rows, table.where, rows_digest(list(zip(contents, others, strict=True)), chosen))
+    others = []
+    for _, record in records:
+        others.append({name: value for name, value in record.items() if name not in inputs})
+    return Samples(rows, table.where, hash_rows(list(zip(contents, others, strict=True)), chosen))
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """How the records of one source become rows.
+    """Options for reading the records of one source as rows.
 
     Attributes:
         where: Name of the source, for messages.
-        named: Role to column name, as the caller named them.
-        slices: Columns of slices.
-        read_input: Function from role to value, of one row, to its input.
-        has_names: Whether the first record certainly has column names; the first line of a table may be a row.
+        named: Column name by role, as the caller named them.
+        slices: Slice columns.
+        read_input: Function from the cell values of a row, by role, to its input.
+        has_names: Whether the keys of the records are certainly column names. The first line of a table may be a row.
     """
 
     where: str
@@ -253,131 +267,107 @@ class _Reader:
 def _read_rows(
     records: Sequence[tuple[str, Mapping[str, object]]], reader: _Reader, modality: Modality
 ) -> tuple[tuple[Sample, ...], dict[str, str]]:
-    """Return the rows of records, and role to column name as they were read.
+    """Return the rows of records, and the resolved column name by role.
 
     Raises:
-        SamplesError: for no record, a column that is missing, and a row that is no sample.
+        SamplesError: If there is no record, a column is missing, or a record is not a sample.
     """
-    where, slices = reader.where, reader.slices
+    where = reader.where
     if not records:
         raise SamplesError(
             f"Samples {where} have no rows, expected at least one. Give a file with samples.", code="samples-empty"
         )
     roles = (*modality.roles, LABEL)
-    columns = {name: name for _, record in records for name in record}  # JSON rows need not all have the same keys
+    columns = {name: name for _, record in records for name in record}  # JSON rows need not all have the same keys.
     has_names = reader.has_names or any(role in columns for role in roles)
     has_names = has_names or is_header(columns, (record for _, record in records))
-    chosen = columns_of(columns, reader.named, where, roles, has_names)
-    check_slices(slices, columns, chosen, where)
-    rows = tuple(_sample(record, chosen, reader, place) for place, record in records)
-    for name in slices:
+    chosen = resolve_columns(columns, reader.named, where, roles, has_names)
+    check_slices(reader.slices, columns, chosen, where)
+    rows = tuple(_read_sample(record, chosen, reader, place) for place, record in records)
+    for name in reader.slices:
         check_values(name, [row.slices[name] for row in rows], where)
     return rows, chosen
 
 
-def read_records(
-    path: FilePath, columns: Mapping[str, str], modality: Modality
-) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Yield the place of each row of a file and its columns, without making inputs of them.
+def _read_sample(record: Mapping[str, object], chosen: Mapping[str, str], reader: _Reader, place: str) -> Sample:
+    """Return one record as a sample.
 
     Args:
-        path: JSON, CSV or TSV file, or a folder of files where inputs are such.
-        columns: Role to column name.
-        modality: Kind of input that the columns make.
+        record: Cell values by column.
+        chosen: Resolved column name by role.
+        reader: Options of the source.
+        place: Position of the record, for messages.
 
     Raises:
-        SamplesError: As :func:`read`.
-        UsageError: For an unknown type of file.
+        SamplesError: If the record is not a sample.
     """
-    file = locate(path, modality)
-    suffix = Path(file.stem).suffix if file.suffix.lower() == GZIP else file.suffix
-    kind = "folder" if file.is_dir() else SUFFIXES.get(suffix.lower())
-    if kind is None:
-        raise UsageError(
-            f"{file} ends in '{suffix}', expected one of: {', '.join(SUFFIXES)}, each also with {GZIP}, or .parquet. "
-            "Convert or rename the file.",
-            code="samples-suffix",
-        )
-    return _records(file, kind, columns, (), modality)
-
-
-def choose_columns(
-    record: Mapping[str, object], columns: Mapping[str, str], file: Path, modality: Modality
-) -> dict[str, str]:
-    """Return role to column name for the input of a row; the label is left out.
-
-    Args:
-        record: Row whose columns count.
-        columns: Role to column name, where the caller names it.
-        file: File of the row, for messages.
-        modality: Kind of input that the columns make.
-
-    Raises:
-        SamplesError: When a column is missing.
-        UsageError: For an unknown role.
-    """
-    roles = (*modality.roles, LABEL)
-    named = {check_role(role, roles): name for role, name in columns.items() if role != LABEL}
-    is_named = file.suffix.lower() not in (".csv", ".tsv") or any(role in record for role in roles)
-    chosen = columns_of(record, named, str(file), roles, is_named)
-    return {role: name for role, name in chosen.items() if role != LABEL}
-
-
-def _records(
-    file: Path, kind: str, named: Mapping[str, str], slices: Sequence[str], modality: Modality
-) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Rows with their places, whichever type the file is of."""
-    if kind == "folder":
-        yield from _folder.records(file, modality.roles[0], LABEL)
-        return
-    text, roles = text_of(file), (*modality.roles, LABEL)
-    if kind.startswith("json"):
-
-        def is_row(found: Mapping[str, object]) -> bool:
-            with contextlib.suppress(SamplesError):
-                columns = {role: found.get(named.get(role, role)) for role in modality.roles}
-                modality.read(columns, file.parent)
-                # What is several words, or a list that was written into a cell, is a row itself.
-                parts = [
-                    (role, part)
-                    for role, column in columns.items()
-                    if isinstance(column, list)
-                    for part in column
-                    if isinstance(part, str)
-                ]
-                return not any(
-                    " " in part.strip() or isinstance(modality.read({**columns, role: part}, file.parent), tuple)
-                    for role, part in parts
-                )
-            return False
-
-        yield from _json.records(text, file, kind == "jsonl", is_row)
-        return
-    wanted = [part for role, name in named.items() for part in (name.split(SEVERAL) if role == LABEL else (name,))]
-    for line, record in _tables.records(text, file, kind, (*wanted, *slices), roles):
-        yield f"line {line}", record
-
-
-def _sample(record: Mapping[str, object], chosen: Mapping[str, str], reader: _Reader, place: str) -> Sample:
-    """Return one record as a sample."""
-    where, label, empty = reader.where, None, False
-    if (name := chosen.get(LABEL)) is not None:
-        label = record.get(name)
-        if name not in record and SEVERAL in name:
-            label = {column: record.get(column) for column in name.split(SEVERAL)}
+    label: object = None
+    empty = False
+    label_column = chosen.get(LABEL)
+    if label_column is not None:
+        label = record.get(label_column)
+        if label_column not in record and SEVERAL in label_column:
+            label = {column: record.get(column) for column in label_column.split(SEVERAL)}
         empty = isinstance(label, str) and not label.strip()
         label = None if empty else label
     columns = {role: name for role, name in chosen.items() if role != LABEL}
     try:
         value = reader.read_input({role: record.get(name) for role, name in columns.items()})
     except SamplesError as problem:
-        # The modality knows roles; whoever wrote the file knows its columns.
-        named = ", ".join(f"column '{name}' is the {role}" for role, name in columns.items() if name != role)
-        raise SamplesError(
-            f"{where}, {place} {problem}{f' ({named})' if named else ''}", code="samples-row"
-        ) from problem
-    others = dict[str, object]()
+        # The message of the modality names the role, so add the name of the column.
+        renamed = ", ".join(f"column '{name}' is the {role}" for role, name in columns.items() if name != role)
+        suffix = f" ({renamed})" if renamed else ""
+        raise SamplesError(f"{reader.where}, {place} {problem}{suffix}", code="samples-row") from problem
+    others: dict[str, object] = {}
     if LABEL not in reader.named:
         others = {name: other for name, other in record.items() if name not in chosen.values()}
-    slices = {name: slice_value(record.get(name), name, f"{where}, {place}") for name in reader.slices}
+    position = f"{reader.where}, {place}"
+    slices = {name: format_slice_value(record.get(name), name, position) for name in reader.slices}
     return Sample(value, label, slices, empty, others)
+
+
+def read_records(
+    path: FilePath, columns: Mapping[str, str], modality: Modality
+) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Return an iterator over the rows of a file, without creating inputs: their positions and cell values by column.
+
+    Args:
+        path: Path of a JSON, CSV or TSV file, or of a folder of files if inputs are files.
+        columns: Column name by role.
+        modality: Modality of the samples.
+
+    Raises:
+        SamplesError: If the file is missing or malformed; see :func:`read`.
+        UsageError: If the file type is unknown.
+    """
+    file = locate(path, modality)
+    kind = detect_type(file)
+    if kind is None:
+        raise UsageError(
+            f"{file} ends in '{get_suffix(file)}', expected one of: {', '.join(SUFFIXES)}, each also with {GZIP}, or "
+            ".parquet. Convert or rename the file.",
+            code="samples-suffix",
+        )
+    return iterate_records(file, kind, columns, (), modality)
+
+
+def choose_columns(
+    record: Mapping[str, object], columns: Mapping[str, str], file: Path, modality: Modality
+) -> dict[str, str]:
+    """Return the column name of each input role; the label is excluded.
+
+    Args:
+        record: First row, as cell values by column.
+        columns: Column name by role, as the caller named them.
+        file: Path of the file, for messages.
+        modality: Modality of the samples.
+
+    Raises:
+        SamplesError: If a column is missing.
+        UsageError: If a role is unknown.
+    """
+    roles = (*modality.roles, LABEL)
+    named = {check_role(role, roles): name for role, name in columns.items() if role != LABEL}
+    has_header = file.suffix.lower() not in (".csv", ".tsv") or any(role in record for role in roles)
+    chosen = resolve_columns(record, named, str(file), roles, has_header)
+    return {role: name for role, name in chosen.items() if role != LABEL}

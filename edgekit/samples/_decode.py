@@ -1,4 +1,4 @@
-"""Bytes of a sample file to text: gzip, byte-order marks, and what is no text at all."""
+"""Decoding of sample files: decompress gzip, detect the encoding, and reject binary data."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from edgekit.spec.errors import SamplesError
 
 GZIP = ".gz"
 LARGEST_MB = 4096
-"""Of a file after it is unpacked: a small damaged or hostile archive must not fill the memory."""
+"""Maximum size of a decompressed file, in MiB: a small damaged or hostile archive must not fill the memory."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _BLOCK = 1 << 20
-# UTF-32 first: its little-endian mark begins with that of UTF-16.
+# UTF-32 is first, because its little-endian mark begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -27,13 +27,15 @@ _MARKS = (
 )
 
 
-def text_of(file: Path) -> str:
-    """The text of a file, without its byte-order mark; line ends stay as they are.
+def read_text(file: Path) -> str:
+    """Return the text of a file without its byte-order mark; line ends are unchanged.
 
-    A file is UTF-8 unless a byte-order mark says UTF-16 or UTF-32; a name that ends in ``.gz`` is unpacked first.
+    The encoding is UTF-8 unless a byte-order mark indicates UTF-16 or UTF-32. A file name that ends in ``.gz`` is
+    decompressed first.
 
     Raises:
-        SamplesError: when it cannot be read, is not text in that encoding, or holds a NUL character; naming the line.
+        SamplesError: If the file cannot be read, is not text in its encoding, or contains a NUL character. The message
+            names the line.
     """
     try:
         data = file.read_bytes()
@@ -43,10 +45,11 @@ def text_of(file: Path) -> str:
             code="samples-unreadable",
         ) from problem
     if file.suffix.lower() == GZIP:
-        data = _unpacked(data, file)
+        data = _decompress(data, file)
     elif data.startswith(_GZIP_MAGIC):
         raise SamplesError(
-            f"Samples {file} are packed with gzip, which the name does not say. Rename the file to {file.name}{GZIP}, or unpack it.",
+            f"Samples {file} are packed with gzip, expected a file name that ends in {GZIP}. "
+            f"Rename the file to {file.name}{GZIP}, or unpack it.",
             code="samples-gzip-name",
         )
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
@@ -55,7 +58,8 @@ def text_of(file: Path) -> str:
     except UnicodeDecodeError as problem:
         if encoding.startswith(("utf-16", "utf-32")):
             raise SamplesError(
-                f"{file} begins like {encoding.upper()} and is not ({problem.reason}). Save it again as UTF-8.",
+                f"{file} begins with the byte-order mark of {encoding.upper()}, but is not valid {encoding.upper()} "
+                f"({problem.reason}). Save it again as UTF-8.",
                 code="samples-encoding",
             ) from problem
         line = data.count(b"\n", 0, problem.start) + 1
@@ -63,22 +67,33 @@ def text_of(file: Path) -> str:
         raise SamplesError(
             f"{file}, line {line} is not UTF-8 ({problem.reason}). {remedy}", code="samples-encoding"
         ) from problem
-    if (place := text.find("\0")) >= 0:
+    position = text.find("\0")
+    if position >= 0:
+        line = text.count("\n", 0, position) + 1
         raise SamplesError(
-            f"{file}, line {text.count(chr(10), 0, place) + 1} holds a NUL character, which a file of text does not: it may be binary, or UTF-16 "
-            "without its byte-order mark. Save it again as UTF-8.",
+            f"{file}, line {line} contains a NUL character, expected text. The file may be binary, or UTF-16 without "
+            "its byte-order mark. Save it again as UTF-8.",
             code="samples-encoding",
         )
     return text
 
 
-def lines_of(text: str) -> Iterator[str]:
-    """Lines with their ends, where a file has them: at CR, LF or both; never at U+2028 or a form feed, which are part of a text."""
+def split_lines(text: str) -> Iterator[str]:
+    """Return an iterator over the lines of a text, with their ends.
+
+    Lines end at CR, LF or CR LF. They do not end at U+2028 or a form feed, which are part of a text.
+    """
     return iter(io.StringIO(text, newline=""))
 
 
-def _unpacked(data: bytes, file: Path) -> bytes:
-    parts, size = [], 0
+def _decompress(data: bytes, file: Path) -> bytes:
+    """Return the decompressed content of a gzip file.
+
+    Raises:
+        SamplesError: If the data is not a complete gzip file, or exceeds :data:`LARGEST_MB`.
+    """
+    parts = []
+    size = 0
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
             while part := stream.read(_BLOCK):
@@ -86,11 +101,11 @@ def _unpacked(data: bytes, file: Path) -> bytes:
                 size += len(part)
                 if size > LARGEST_MB << 20:
                     raise SamplesError(
-                        f"Samples {file} unpack to more than {LARGEST_MB} MB. Give fewer rows, or unpack the file yourself.",
+                        f"Samples {file} unpack to more than {LARGEST_MB} MB. Give fewer rows, or unpack the file.",
                         code="samples-too-large",
                     )
     except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
         raise SamplesError(
-            f"Samples {file} are not a whole gzip file ({problem}). Pack or copy it again.", code="samples-gzip"
+            f"Samples {file} are not a complete gzip file ({problem}). Pack or copy it again.", code="samples-gzip"
         ) from problem
     return b"".join(parts)

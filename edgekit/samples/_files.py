@@ -1,4 +1,4 @@
-"""Files of samples: which exist, which types are read, and where the shipped ones are."""
+"""Sample files on disk: lookup by path or name, supported file types, and the fields of a calibration TOML."""
 
 from __future__ import annotations
 
@@ -13,17 +13,31 @@ from edgekit.spec.errors import SamplesError, near
 from edgekit.spec.protocols import Modality
 
 SUFFIXES = {".jsonl": "jsonl", ".json": "json", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
+"""Type of a file by its suffix."""
+
 FILE_TYPES = f"{', '.join(SUFFIXES)}, each also with {GZIP}, or .toml"
 
 
 def shipped() -> dict[str, Path]:
-    """The sample sets that EdgeKit ships: name to TOML file, inside the installed package or beside it in a checkout."""
+    """Return the sample sets that EdgeKit ships, as a dict of name to TOML file.
+
+    The files are in the installed package, or beside it in a checkout.
+    """
     package = Path(__file__).resolve().parents[1]
     folders = (package / "calibration", package.parent / "calibration")
     return {file.stem: file for folder in folders for file in sorted(folder.glob("*.toml"))}
 
 
 def locate(path: str | os.PathLike[str], modality: Modality) -> Path:
+    """Return the file or folder of a path, or the TOML file of a shipped sample set.
+
+    Args:
+        path: Path, or name of a shipped sample set.
+        modality: Modality of the samples. A folder is accepted only if its inputs are files.
+
+    Raises:
+        SamplesError: If no such file or sample set exists.
+    """
     file = Path(path)
     if file.is_file() or (file.is_dir() and modality.reads_files):
         return file
@@ -38,7 +52,20 @@ def locate(path: str | os.PathLike[str], modality: Modality) -> Path:
     )
 
 
-def file_digest(file: Path) -> str:
+def detect_type(file: Path) -> str | None:
+    """Return ``folder``, or the type of a file by its suffix, see :data:`SUFFIXES`; None if the suffix is unknown."""
+    if file.is_dir():
+        return "folder"
+    return SUFFIXES.get(get_suffix(file).lower())
+
+
+def get_suffix(file: Path) -> str:
+    """Return the suffix of a file name, e.g. ``.csv``, without a ``.gz`` that follows it."""
+    return Path(file.stem).suffix if file.suffix.lower() == GZIP else file.suffix
+
+
+def hash_file(file: Path) -> str:
+    """Return the sha256 of a file, in hex."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
@@ -47,13 +74,13 @@ class Recipe:
     """A ``calibration/*.toml``.
 
     Attributes:
-        name: of the sample set.
-        file: path relative to the TOML file.
-        description: for people.
-        columns: role (of the modality, or ``label``) to column name.
-        count: rows to choose; 0 means all.
-        seed: of the choice.
-        digest: ``sha256:HEX`` of the file; refused when the file is another.
+        name: Name of the sample set.
+        file: Path of the sample file, relative to the TOML file.
+        description: Description for readers.
+        columns: Column name by role (of the modality, or ``label``).
+        count: Number of rows to draw at random; 0 means all.
+        seed: Random seed of the draw.
+        digest: Expected ``sha256:HEX`` of the sample file. A file with another digest is refused. Empty: no check.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Whether the first line of a table is a header, so that its cells may be named in an error; else they may be private text."""
+"""Detection of a table's header line: only the cells of a header may appear in an error; a row may be private text."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,39}")
 
 
 def is_header(names: Iterable[str], rows: Iterable[Mapping[str, object]]) -> bool:
-    """Return whether the cells of the first line are names of columns and no data.
+    """Return whether the cells of the first line are column names and not data.
 
-    They are where each is an identifier that its own column does not repeat, while another row has a cell of several words.
+    They are if every cell is an identifier that does not occur again in its column, and some cell of the other rows
+    has several words.
 
     Args:
         names: Cells of the first line.
-        rows: Rows below it, by these names.
+        rows: Rows below the first line, as cell values by these names.
     """
     columns = list(names)
     if not columns or not all(_NAME.fullmatch(name) for name in columns):

@@ -1,7 +1,8 @@
-"""Rows that a program holds: a list of mappings, a ``datasets.Dataset``, a data frame, a generator. No library of theirs is imported.
+"""Rows in memory: a list of mappings, a ``datasets.Dataset``, a data frame or a generator.
 
-They are copied once into a :class:`RowTable` of plain values, so that a generator can be read several times, and so that rows that come in another order
-at every reading (a shuffled data set) stay in the order of the first one.
+The rows are copied once into a :class:`RowTable` of plain values. So a generator can be read several times, and a
+source whose order changes at every pass (a shuffled data set) keeps the order of the first pass. No library of such an
+object is imported.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from edgekit.spec.parsing import to_json
 from edgekit.spec.paths import check_path
 from edgekit.spec.sources import SampleSource
 
-__all__ = ["RowTable", "collect", "collect_all", "rows_digest"]
+__all__ = ["RowTable", "collect", "collect_all", "hash_rows"]
 
 _MISSING = ("NAType", "NaTType")
 """Classes of pandas whose objects stand for a missing value."""
@@ -31,7 +32,7 @@ class RowTable:
     """Rows in memory, in a fixed order.
 
     Attributes:
-        rows: Column name to plain value of each row.
+        rows: Plain values by column name, for each row.
         where: Name of the table for messages, e.g. ``<Dataset of 200 rows>``.
     """
 
@@ -39,25 +40,25 @@ class RowTable:
     where: str
 
     def records(self) -> Iterator[tuple[str, Mapping[str, object]]]:
-        """Yield the rows with their places.
+        """Yield the rows with their positions.
 
         Yields:
-            The place (``row 3``, counted from 1) and the row.
+            Position of the row, from ``row 1``, and values by column.
         """
         for number, row in enumerate(self.rows, 1):
             yield f"row {number}", row
 
 
 def collect(source: SampleSource, name: str = "samples") -> str | os.PathLike[str] | RowTable:
-    """Return a path as it is, and anything else as a table of rows.
+    """Return a path unchanged, and any other source as a table of rows.
 
     Args:
         source: Path, rows, or a table that this function returned.
         name: Parameter of the caller, for messages.
 
     Raises:
-        UsageError: for what is neither a path nor rows.
-        SamplesError: for a row that is no mapping, or whose column names are no texts.
+        UsageError: If the source is neither a path nor rows.
+        SamplesError: If a row is not a mapping, or a column name is not text.
     """
     if isinstance(source, RowTable):
         return source
@@ -71,12 +72,12 @@ def collect(source: SampleSource, name: str = "samples") -> str | os.PathLike[st
             f"{name} is a {kind}, {expected}. Give one of its splits or tables, or write each row as a mapping.",
             code="samples-type",
         )
-    rows = None if isinstance(source, (bytes, bytearray)) else _rows_of(source)
+    rows = None if isinstance(source, (bytes, bytearray)) else _find_rows(source)
     if rows is None:
-        shown = "None" if source is None else f"a {kind}"
-        raise UsageError(f"{name} is {shown}, {expected}. Correct the call.", code="path-type")
+        description = "None" if source is None else f"a {kind}"
+        raise UsageError(f"{name} is {description}, {expected}. Correct the call.", code="path-type")
     from_frame = hasattr(source, "iloc")
-    table = [_row(row, number, kind, from_frame) for number, row in enumerate(rows, 1)]
+    table = [_convert_row(row, number, kind, from_frame) for number, row in enumerate(rows, 1)]
     return RowTable(tuple(table), f"<{kind} of {len(table)} rows>")
 
 
@@ -88,33 +89,32 @@ def collect_all(sources: object, name: str = "samples") -> list[str | os.PathLik
         name: Parameter of the caller, for messages.
 
     Raises:
-        UsageError: for what is neither a path nor rows.
-        SamplesError: for a row that is no mapping, or whose column names are no texts.
+        UsageError: If a source is neither a path nor rows.
+        SamplesError: If a row is not a mapping, or a column name is not text.
     """
     several = isinstance(sources, (list, tuple)) and not any(isinstance(part, Mapping) for part in sources)
     parts: Sequence[Any] = cast("Sequence[Any]", sources) if several else [sources]
     return [collect(part, name) for part in parts]
 
 
-def rows_digest(rows: Sequence[tuple[bytes, Mapping[str, object]]], columns: Mapping[str, str]) -> str:
-    """Return the sha256 of rows, in hex: equal rows have equal digests, whatever object holds them.
+def hash_rows(rows: Sequence[tuple[bytes, Mapping[str, object]]], columns: Mapping[str, str]) -> str:
+    """Return the sha256 of rows, in hex. Equal rows have equal digests, regardless of the type of their source.
 
     Args:
         rows: Canonical content of the input, and the other columns, of each row.
-        columns: Role to column name.
+        columns: Column name by role.
     """
     total = hashlib.sha256(to_json(["rows", sorted(columns.items())]).encode())
     for content, others in rows:
         total.update(hashlib.sha256(content).digest())
-        total.update(hashlib.sha256(to_json(_canonical(others), sort_keys=True).encode()).digest())
+        total.update(hashlib.sha256(to_json(_to_canonical(others), sort_keys=True).encode()).digest())
     return total.hexdigest()
 
 
-def _rows_of(source: Any) -> Iterable[object] | None:
-    """Return the rows of an object that has rows; None where it has none."""
-    if hasattr(source, "iloc") and callable(
-        getattr(source, "to_dict", None)
-    ):  # a data frame, which iterates over its columns
+def _find_rows(source: Any) -> Iterable[object] | None:
+    """Return the rows of an object, or None if it has none."""
+    if hasattr(source, "iloc") and callable(getattr(source, "to_dict", None)):
+        # A data frame iterates over its columns, not its rows.
         records: Iterable[object] = source.to_dict("records")
         return records
     if isinstance(source, Iterable):
@@ -124,30 +124,44 @@ def _rows_of(source: Any) -> Iterable[object] | None:
     return None
 
 
-def _row(row: object, number: int, kind: str, from_frame: bool) -> Mapping[str, object]:
-    """Return a row of plain values."""
+def _convert_row(row: object, number: int, kind: str, from_frame: bool) -> Mapping[str, object]:
+    """Return a row with plain values.
+
+    Args:
+        row: Row of the source.
+        number: Number of the row, from 1.
+        kind: Class name of the source, for messages.
+        from_frame: Whether the source is a data frame.
+
+    Raises:
+        SamplesError: If the row is not a mapping, or a column name is not text.
+    """
     if not isinstance(row, Mapping):
         raise SamplesError(
-            f"Samples <{kind}>: row {number} is a {type(row).__name__}, expected a mapping of column to value, {_ROWS}. Correct the row.",
+            f"Samples <{kind}>: row {number} is a {type(row).__name__}, expected a mapping of column to value, "
+            f"{_ROWS}. Correct the row.",
             code="samples-row-type",
             row=number,
         )
     for column in row:
         if not isinstance(column, str):
             raise SamplesError(
-                f"Samples <{kind}>: row {number} has a column whose name is a {type(column).__name__}, expected text. Rename it.",
+                f"Samples <{kind}>: row {number} has a column whose name is a {type(column).__name__}, expected text. "
+                "Rename the column.",
                 code="samples-row-type",
                 row=number,
             )
-    return {column: _plain(value, from_frame) for column, value in row.items()}
+    return {column: _to_plain(value, from_frame) for column, value in row.items()}
 
 
-def _plain(value: Any, from_frame: bool) -> object:
-    """Return a value of a row as a file would give it: scalars of numpy, pandas and torch as those of Python, vectors as lists.
+def _to_plain(value: Any, from_frame: bool) -> object:
+    """Return a value in the form in which a file would contain it.
+
+    Scalars of numpy, pandas and torch become Python scalars, and one-dimensional arrays become lists.
 
     Args:
-        value: The value.
-        from_frame: Whether NaN stands for a missing value, as it does in a data frame.
+        value: Value of a cell.
+        from_frame: Whether NaN stands for a missing value, as in a data frame.
     """
     if value is None or isinstance(value, (bool, int)) or type(value) is str:
         return value
@@ -163,18 +177,21 @@ def _plain(value: Any, from_frame: bool) -> object:
     if isinstance(value, str):
         return str(value)
     if isinstance(value, (list, tuple)):
-        return [_plain(part, False) for part in value]
+        return [_to_plain(part, False) for part in value]
     return value
 
 
-def _canonical(value: object) -> object:
-    """Return a value as JSON can hold it; what no label can be (an image in a column without a role) counts by its class alone."""
+def _to_canonical(value: object) -> object:
+    """Return a value in a form that JSON can represent.
+
+    A value that cannot be a label, e.g. an image in a column without a role, is represented by its class name alone.
+    """
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else {"number": repr(value)}
     if isinstance(value, Mapping):
-        return {str(name): _canonical(part) for name, part in value.items()}
+        return {str(name): _to_canonical(part) for name, part in value.items()}
     if isinstance(value, list):
-        return [_canonical(part) for part in value]
+        return [_to_canonical(part) for part in value]
     return {"class": type(value).__name__}

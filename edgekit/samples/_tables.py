@@ -1,7 +1,8 @@
-"""CSV and TSV to records: which delimiter, whether quotes are syntax, and every row of the width of the header.
+"""Records of CSV and TSV files: delimiter, quoting, and the check that every row is as wide as the header.
 
-A ``.csv`` is RFC 4180: commas, cells that hold a comma, a quote or a line break in quotes, quotes inside doubled. A ``.tsv`` has tabs, with the
-same quoting (as pandas writes it) or with none at all (as GLUE has it). Another delimiter is taken where only that one gives the columns.
+A ``.csv`` file follows RFC 4180: commas, quotes around cells that contain a comma, a quote or a line break, and doubled
+quotes inside. A ``.tsv`` file has tabs, with the same quoting (as pandas writes it) or without any (as in GLUE).
+Another delimiter is used only if it is the only one that yields the requested columns.
 """
 
 from __future__ import annotations
@@ -12,201 +13,259 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.samples._decode import lines_of
+from edgekit.samples._decode import split_lines
 from edgekit.spec.errors import SamplesError
 
 DELIMITERS = (",", ";", "\t", "|")
 _NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 _QUOTE = '"'
 _CELL = re.compile(r'(?:"[^"]*(?:""[^"]*)*"|[^"\t\r\n]*)(?:\t|\r\n?|\n|\Z)')
-"""A cell of a TSV with its end, where quotes are syntax."""
+"""A cell of a TSV with the tab or line end after it, if quotes are syntax."""
+
 _SPREADSHEET = re.compile(r"sep=([,;\t|])(?=[\r\n])")
-"""The first line by which a spreadsheet names its delimiter."""
+"""First line in which a spreadsheet program names its delimiter."""
+
+_LONGEST_NAME = 40
+"""Maximum length of a column name that a message quotes, in characters."""
+
+_MOST_WORDS = 4
+"""Maximum number of words of a column name that a message quotes."""
+
+_LISTED = 3
+"""Maximum number of lines that a message lists."""
 
 Row = tuple[int, list[str]]
-"""A record with the line, from 1, that it begins in."""
+"""Number of the line, from 1, in which a record begins, and its cells."""
 
 
 @dataclass(frozen=True)
-class _Read:
-    """A file by one dialect.
+class _Parsed:
+    """A file as parsed in one dialect.
 
     Attributes:
-        rows: up to the first that cannot be; the header first.
-        fault: what is wrong with the next one, with its line; empty where all could be read.
+        rows: Header and rows, up to the first row that cannot be parsed.
+        fault: Reason why the next row cannot be parsed, with its line; empty if all rows were parsed.
     """
 
     rows: list[Row]
     fault: str
 
     @property
-    def whole(self) -> bool:
-        """Whether every row could be read and has the width of the header."""
-        return not self.fault and _odd(self.rows) is None
+    def is_valid(self) -> bool:
+        """Whether every row was parsed and is as wide as the header."""
+        return not self.fault and _find_odd_row(self.rows) is None
 
     @property
-    def until(self) -> int:
-        """The line of the first row that is at fault."""
-        odd = _odd(self.rows)
-        return odd[0] if odd is not None else self.rows[-1][0] + 1 if self.rows else 0
+    def faulty_line(self) -> int:
+        """Line of the first faulty row; 0 if there are no rows."""
+        odd_row = _find_odd_row(self.rows)
+        if odd_row is not None:
+            return odd_row[0]
+        return self.rows[-1][0] + 1 if self.rows else 0
 
 
-def records(
-    text: str, file: Path, kind: str, wanted: Collection[str], roles: Collection[str]
+def read_records(
+    text: str, file: Path, kind: str, requested: Collection[str], roles: Collection[str]
 ) -> Iterator[tuple[int, Mapping[str, object]]]:
-    """Rows of a table.
+    """Yield the rows of a table.
 
     Args:
-        text: of the file.
-        file: for messages.
+        text: Text of the file.
+        file: Path of the file, for messages.
         kind: ``csv`` or ``tsv``.
-        wanted: columns that are asked for by name.
-        roles: names that a column may have by itself.
+        requested: Columns that the caller named.
+        roles: Column names that are used without being named.
 
     Yields:
-        The line, and column to cell; cells of columns without a name are left out.
+        Line of the row, and cells by column. Cells of columns without a name are excluded.
 
     Raises:
-        SamplesError: naming the line of a row that is shorter or longer than the header or malformed; for a column that is there twice, and
-            for a file that two dialects read differently.
+        SamplesError: If a row is malformed, shorter or longer than the header; the message names its line. If a column
+            occurs twice, or if two dialects read the file differently.
     """
     csv.field_size_limit(2**31 - 1)
-    if (told := _SPREADSHEET.match(text)) is not None:
-        delimiter, text = (
-            told[1],
-            text[told.end(1) :],
-        )  # what is left of the line is an empty one, so lines keep their numbers
+    spreadsheet = _SPREADSHEET.match(text)
+    if spreadsheet is not None:
+        delimiter = spreadsheet[1]
+        text = text[spreadsheet.end(1) :]  # An empty first line remains, so the line numbers stay correct.
     else:
-        delimiter = _delimiter(text, file, kind, wanted, roles)
-    read = _quoted(text, delimiter)
+        delimiter = _detect_delimiter(text, file, kind, requested, roles)
+    table = _parse_quoted(text, delimiter)
     if kind == "tsv" and delimiter == "\t" and _QUOTE in text:
-        read = _by_either(text, file, read)
-    if not read.rows:
-        if read.fault:
-            raise SamplesError(f"{file}, {read.fault}. Correct the line.", code="samples-csv")
+        table = _choose_quoting(text, file, table)
+    if not table.rows:
+        if table.fault:
+            raise SamplesError(f"{file}, {table.fault}. Correct the line.", code="samples-csv")
         return
-    header = [name.strip() for name in read.rows[0][1]]
+    header = [name.strip() for name in table.rows[0][1]]
     _check_header(header, file)
-    for line, cells in read.rows[1:]:
+    for line, cells in table.rows[1:]:
         if len(cells) != len(header):
-            raise SamplesError(_width(file, line, len(cells), len(header), delimiter), code="samples-csv-width")
+            message = _describe_width(file, line, len(cells), len(header), delimiter)
+            raise SamplesError(message, code="samples-csv-width")
         yield line, {name: cell for name, cell in zip(header, cells, strict=True) if name}
-    if read.fault:
-        raise SamplesError(f"{file}, {read.fault}. Correct the line.", code="samples-csv")
+    if table.fault:
+        raise SamplesError(f"{file}, {table.fault}. Correct the line.", code="samples-csv")
 
 
 def _check_header(header: Sequence[str], file: Path) -> None:
-    places: dict[str, list[int]] = {}
-    for place, name in enumerate(header, 1):
-        places.setdefault(name, []).append(place)
-    for name, at in places.items():
-        if name and len(at) > 1:  # columns without a name, as spreadsheets leave them at the right, cannot be asked for
-            # A table without a header has its first row here, and a text must not be printed: a name is short, and no sentence.
-            shown = f"'{name}'" if len(name) <= 40 and len(name.split()) <= 4 else f"of {len(name)} characters"
+    """Check that no column name occurs twice.
+
+    Columns without a name, as spreadsheet programs leave them at the right, are ignored.
+
+    Raises:
+        SamplesError: If one does.
+    """
+    positions: dict[str, list[int]] = {}
+    for position, name in enumerate(header, 1):
+        positions.setdefault(name, []).append(position)
+    for name, columns in positions.items():
+        if name and len(columns) > 1:
+            # Without a header this is the first row, and its text is private: quote only what looks like a name.
+            is_name = len(name) <= _LONGEST_NAME and len(name.split()) <= _MOST_WORDS
+            label = f"'{name}'" if is_name else f"of {len(name)} characters"
             raise SamplesError(
-                f"The header of {file} has the column {shown} {len(at)} times (columns {', '.join(map(str, at))}), expected each once: which one counts "
-                "would be a guess. Rename or remove the others.",
+                f"The header of {file} has the column {label} {len(columns)} times (columns "
+                f"{', '.join(map(str, columns))}), expected each column once. Rename or remove the others.",
                 code="samples-column-twice",
             )
 
 
-def _width(file: Path, line: int, cells: int, columns: int, delimiter: str) -> str:
-    what = f"{file}, line {line} has {'more' if cells > columns else 'fewer'} cells than the header has columns ({cells}, {columns})"
+def _describe_width(file: Path, line: int, cells: int, columns: int, delimiter: str) -> str:
+    """Return the message for a row with more or fewer cells than the header has columns."""
+    comparison = "more" if cells > columns else "fewer"
+    problem = f"{file}, line {line} has {comparison} cells than the header has columns ({cells}, {columns})"
     if cells > columns:
-        return f"{what}. Quote cells that hold {_NAMES[delimiter]}."
-    return f"{what}. Give every row all cells, empty ones too, or quote a cell that goes over several lines."
+        return f"{problem}. Quote cells that contain {_NAMES[delimiter]}."
+    return f"{problem}. Give every row all cells, including empty ones, or quote a cell with a line break."
 
 
-def _delimiter(text: str, file: Path, kind: str, wanted: Collection[str], roles: Collection[str]) -> str:
-    """The suffix's own, unless only others give the columns that are asked for."""
+def _detect_delimiter(text: str, file: Path, kind: str, requested: Collection[str], roles: Collection[str]) -> str:
+    """Return the default delimiter of the file type, unless only another one yields the requested columns.
+
+    Raises:
+        SamplesError: If several other delimiters do.
+    """
     default = "," if kind == "csv" else "\t"
-    headers = {
-        d: {name.strip() for name in _header(text, d)} for d in (default, *(d for d in DELIMITERS if d != default))
-    }
-    asked = set(wanted)
-    able = [
-        d
-        for d, names in headers.items()
-        if asked <= names and (asked or names & set(roles)) and (d == default or len(names) > 1)
-    ]
-    if not able:
-        able = [d for d, names in headers.items() if len(names) > 1 and _quoted(text, d).whole]
-    elif len(able) > 1:  # e.g. a name that holds another delimiter
-        able = [d for d in able if d == default or _quoted(text, d).whole] or able
-    if default in able or not able:
+    others = [delimiter for delimiter in DELIMITERS if delimiter != default]
+    headers: dict[str, set[str]] = {}
+    for delimiter in (default, *others):
+        headers[delimiter] = {name.strip() for name in _read_header(text, delimiter)}
+    candidates = []
+    for delimiter, names in headers.items():
+        has_columns = names.issuperset(requested) and (requested or not names.isdisjoint(roles))
+        if has_columns and (delimiter == default or len(names) > 1):
+            candidates.append(delimiter)
+    if not candidates:
+        several = [delimiter for delimiter, names in headers.items() if len(names) > 1]
+        candidates = [delimiter for delimiter in several if _parse_quoted(text, delimiter).is_valid]
+    elif len(candidates) > 1:
+        # E.g. a column name that contains another delimiter.
+        valid = [d for d in candidates if d == default or _parse_quoted(text, d).is_valid]
+        candidates = valid or candidates
+    if default in candidates or not candidates:
         return default
-    if len(able) > 1:
+    if len(candidates) > 1:
+        names_of_candidates = " or with ".join(_NAMES[delimiter] for delimiter in candidates)
         raise SamplesError(
-            f"{file} can be read with {' or with '.join(_NAMES[d] for d in able)} between its cells. Save it with {_NAMES[default]}, as the name says.",
+            f"{file} can be read with {names_of_candidates} between its cells, expected {_NAMES[default]} for this "
+            f"file name. Save it with {_NAMES[default]}.",
             code="samples-csv-delimiter",
         )
-    return able[0]
+    return candidates[0]
 
 
-def _header(text: str, delimiter: str) -> list[str]:
-    read = csv.reader(lines_of(text), delimiter=delimiter, strict=True)
+def _read_header(text: str, delimiter: str) -> list[str]:
+    """Return the cells of the first line that is not empty; none if it is malformed."""
+    reader = csv.reader(split_lines(text), delimiter=delimiter, strict=True)
     try:
-        return next((cells for cells in read if cells), [])
+        return next((cells for cells in reader if cells), [])
     except csv.Error:
         return []
 
 
-def _quoted(text: str, delimiter: str) -> _Read:
-    """With quotes as syntax."""
-    reader, rows, line = csv.reader(lines_of(text), delimiter=delimiter, strict=True), list[Row](), 1
+def _parse_quoted(text: str, delimiter: str) -> _Parsed:
+    """Parse a table in which quotes are syntax."""
+    reader = csv.reader(split_lines(text), delimiter=delimiter, strict=True)
+    rows: list[Row] = []
+    line = 1
     try:
         for cells in reader:
-            if cells:  # else an empty line
+            if cells:  # An empty line has no cells.
                 rows.append((line, cells))
             line = reader.line_num + 1
     except csv.Error as problem:
-        return _Read(rows, f"line {line} is not valid CSV ({problem})")
-    return _Read(rows, "")
+        return _Parsed(rows, f"line {line} is not valid CSV ({problem})")
+    return _Parsed(rows, "")
 
 
-def _unquoted(text: str) -> _Read:
-    """With tabs alone: a line is a row, and quotes are part of a text."""
-    return _Read([(n, line.split("\t")) for n, raw in enumerate(lines_of(text), 1) if (line := raw.rstrip("\r\n"))], "")
+def _parse_unquoted(text: str) -> _Parsed:
+    """Parse a TSV in which a line is a row, and quotes are part of the text."""
+    rows = []
+    for number, line in enumerate(split_lines(text), 1):
+        content = line.rstrip("\r\n")
+        if content:
+            rows.append((number, content.split("\t")))
+    return _Parsed(rows, "")
 
 
-def _odd(rows: Sequence[Row]) -> Row | None:
-    """The first row that has not the header's width."""
-    return next(((n, cells) for n, cells in rows if len(cells) != len(rows[0][1])), None) if rows else None
+def _find_odd_row(rows: Sequence[Row]) -> Row | None:
+    """Return the first row that is not as wide as the header, or None."""
+    return next((row for row in rows if len(row[1]) != len(rows[0][1])), None)
 
 
-def _by_either(text: str, file: Path, quoted: _Read) -> _Read:
-    """The one way of quoting by which a TSV can be read.
+def _choose_quoting(text: str, file: Path, quoted: _Parsed) -> _Parsed:
+    """Return a TSV as parsed with or without quoting, whichever is the only correct one.
 
-    A writer that quotes leaves no quote in a cell that is not in quotes, and doubles those inside. Where a cell shows otherwise, quotes are text.
-    Where the file could be a writer's, they are syntax if nothing else gives rows of one width, the header is in quotes, or a cell has doubled ones.
+    A writer that quotes cells puts a cell with quotes into quotes, and doubles the quotes inside. Any cell that breaks
+    this rule shows that quotes are text. If no cell does, quotes are syntax if only that yields rows of one width, if a
+    header cell is quoted, or if a quoted cell has doubled quotes.
+
+    Args:
+        text: Text of the file.
+        file: Path of the file, for messages.
+        quoted: File as parsed with quotes as syntax.
 
     Raises:
-        SamplesError: where it cannot be told.
+        SamplesError: If both ways are possible.
     """
-    bare, written = _unquoted(text), _as_written(text)
-    if not bare.whole:
-        return quoted if (quoted.whole and written) or quoted.until > bare.until else bare
-    if not quoted.whole or not written:
-        return bare
-    cells = [(line, cell) for line, row in bare.rows for cell in row if cell.startswith(_QUOTE)]
-    if any(map(_in_quotes, bare.rows[0][1])) or any(_in_quotes(cell) and _QUOTE * 2 in cell[1:-1] for _, cell in cells):
+    unquoted = _parse_unquoted(text)
+    has_syntax = _has_valid_quotes(text)
+    if not unquoted.is_valid:
+        if (quoted.is_valid and has_syntax) or quoted.faulty_line > unquoted.faulty_line:
+            return quoted
+        return unquoted
+    if not quoted.is_valid or not has_syntax:
+        return unquoted
+    cells = [(line, cell) for line, row in unquoted.rows for cell in row if cell.startswith(_QUOTE)]
+    if any(map(_is_quoted, unquoted.rows[0][1])):
         return quoted
-    shown = ", ".join(str(line) for line, _ in cells[:3]) + (" ..." if len(cells) > 3 else "")
+    if any(_is_quoted(cell) and _QUOTE * 2 in cell[1:-1] for _, cell in cells):
+        return quoted
+    lines = ", ".join(str(line) for line, _ in cells[:_LISTED])
+    if len(cells) > _LISTED:
+        lines += " ..."
     raise SamplesError(
-        f"{file} has {len(cells)} cells that begin with a quote (line {shown}), and nothing shows whether quotes are part of the texts or were put around "
-        "them. Where they are not part of them, rename the file so that it ends in .csv; where they are, save it as JSON Lines.",
+        f"{file} has {len(cells)} cells that begin with a quote (line {lines}), and nothing shows whether quotes are "
+        "part of the texts. If they are not, rename the file so that it ends in .csv. If they are, save it as JSON "
+        "Lines.",
         code="samples-csv-quotes",
     )
 
 
-def _as_written(text: str) -> bool:
-    """Whether a writer that quotes could have written it: every cell is in quotes, with those inside doubled, or has none."""
-    place, found = 0, _CELL.match(text)
-    while found is not None and found.end() > place:
-        place = found.end()
-        found = _CELL.match(text, place)
-    return place == len(text)
+def _has_valid_quotes(text: str) -> bool:
+    """Return whether a writer that quotes cells can have written the text.
+
+    Every cell is then in quotes, with those inside doubled, or contains no quote.
+    """
+    position = 0
+    cell = _CELL.match(text)
+    while cell is not None and cell.end() > position:
+        position = cell.end()
+        cell = _CELL.match(text, position)
+    return position == len(text)
 
 
-def _in_quotes(cell: str) -> bool:
+def _is_quoted(cell: str) -> bool:
+    """Return whether a cell is in quotes, with those inside doubled."""
     return len(cell) > 1 and cell[0] == cell[-1] == _QUOTE and _QUOTE not in cell[1:-1].replace(_QUOTE * 2, "")

@@ -1,4 +1,4 @@
-"""Labelled rows as a task scores them: two models' outputs to them become scores, and a paired comparison."""
+"""Labelled rows that a task scores: the scores of a model's outputs, and the paired comparison of two models."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from edgekit.stats.paired import Paired, compare
 __all__ = ["RECALL_OF", "Evaluation"]
 
 RECALL_OF = "recall of "
-"""Beginning of the name of a label's recall among the scores."""
+"""Prefix of the name of a label's recall among the scores."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Rows, their truth, and the task that scores them.
+    """Rows, their ground truth, and the task that scores them.
 
     Attributes:
-        task: of the model.
-        inputs: as a session takes them.
-        truth: one a row, as ``task.parse_truth`` gives it.
-        keys: what tells inputs apart, one a row; empty: their content.
-        notes: how labels were read where they were not taken as they stand, a sentence each.
+        task: Task of the model.
+        inputs: Inputs as a session takes them, one per row.
+        truth: Ground truth of each row, as ``task.parse_truth`` returns it.
+        keys: Keys of the inputs, one per row; equal for equal inputs. Empty: the content of each input is its key.
+        notes: Sentences on labels that were converted on reading.
     """
 
     task: Task
@@ -39,132 +39,170 @@ class Evaluation:
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
         return len(self.inputs)
 
     @cached_property
     def groups(self) -> list[list[int]]:
-        """Rows with equal inputs, by their places, in the order in which inputs appear first."""
-        found: dict[Hashable, list[int]] = {}
+        """Row indices grouped by equal inputs, in the order of first occurrence."""
+        groups: dict[Hashable, list[int]] = {}
         for row, key in enumerate(self.keys or [self.task.modality.content(value) for value in self.inputs]):
-            found.setdefault(key, []).append(row)
-        return list(found.values())
+            groups.setdefault(key, []).append(row)
+        return list(groups.values())
 
     @cached_property
     def places(self) -> list[int]:
-        """The first row of each different input."""
+        """Index of the first row of each different input."""
         return [group[0] for group in self.groups]
 
     @cached_property
     def distinct(self) -> Evaluation:
-        """The rows in which each input counts once: a model answers copies alike, so that they prove no more than one row.
+        """Rows in which each input occurs once.
 
-        Its truth is that of all rows with the input, merged by the task. Outputs of these rows are those at :attr:`places`.
+        A model gives equal answers to equal inputs, so copies are no additional evidence. The truth of an input is that
+        of all its rows, merged by the task. The outputs of these rows are those at :attr:`places`.
         """
-        truth = [
-            self.truth[g[0]] if len(g) == 1 else self.task.merge_truth([self.truth[i] for i in g]) for g in self.groups
-        ]
-        found = Evaluation(
-            self.task,
-            [self.inputs[i] for i in self.places],
-            truth,
-            [self.keys[i] for i in self.places] if self.keys else (),
-        )
-        found.__dict__["distinct"] = found
-        return found
+        truth = []
+        for group in self.groups:
+            group_truth = [self.truth[row] for row in group]
+            truth.append(group_truth[0] if len(group) == 1 else self.task.merge_truth(group_truth))
+        inputs = [self.inputs[row] for row in self.places]
+        distinct = Evaluation(self.task, inputs, truth, self._take_keys(self.places))
+        distinct.__dict__["distinct"] = distinct
+        return distinct
 
     @property
     def note(self) -> str:
-        """What to say of equal inputs; empty where no input is there twice."""
+        """Sentence for reports on equal inputs; empty if all inputs are different."""
         if len(self.groups) == len(self):
             return ""
-        differ = sum(
-            any(not np.array_equal(self.truth[i], self.truth[g[0]]) for i in g) for g in self.groups if len(g) > 1
-        )
-        contradicting = (
-            f"; {differ:,} of these have rows with different labels, of which the most frequent counts, or the mean"
-            if differ
-            else ""
-        )
+        contradictions = sum(self._has_contradiction(group) for group in self.groups if len(group) > 1)
+        conflict = ""
+        if contradictions:
+            conflict = (
+                f"; {contradictions:,} of these have rows with different labels, and the most frequent label (or the "
+                "mean of numbers) counts"
+            )
         counts = f"{len(self):,} rows have {len(self.groups):,} different inputs"
-        return f"{counts}: rows with equal inputs count once in what is compared and tested{contradicting}."
+        return f"{counts}: rows with equal inputs count once in comparisons and tests{conflict}."
+
+    def _has_contradiction(self, group: Sequence[int]) -> bool:
+        """Return whether rows have different truth."""
+        return any(not np.array_equal(self.truth[row], self.truth[group[0]]) for row in group)
+
+    def _take_keys(self, rows: Sequence[int]) -> Sequence[Hashable]:
+        """Return the keys of some rows; empty if there are no keys."""
+        if not self.keys:
+            return ()
+        return [self.keys[row] for row in rows]
 
     def take(self, rows: Sequence[int]) -> Evaluation:
-        """Some of the rows."""
-        return Evaluation(
-            self.task,
-            [self.inputs[i] for i in rows],
-            [self.truth[i] for i in rows],
-            [self.keys[i] for i in rows] if self.keys else (),
-        )
+        """Return the rows at the given indices."""
+        inputs = [self.inputs[row] for row in rows]
+        truth = [self.truth[row] for row in rows]
+        return Evaluation(self.task, inputs, truth, self._take_keys(rows))
 
     def evidence(self, outputs: Sequence[Arrays], metric: Metric | None = None) -> Evidence:
-        """What each row contributes to a metric, by default the first of the task.
+        """Return what each row contributes to a metric.
+
+        Args:
+            outputs: Outputs of a model, one entry per row.
+            metric: Metric of the task. Default: its first one.
 
         Raises:
-            UsageError: when the outputs are not those of these rows.
+            UsageError: If the outputs are not those of these rows.
         """
         if len(outputs) != len(self):
             raise UsageError(
-                f"There are outputs of {len(outputs)} rows for {len(self)} rows of truth. Give both of the same rows in the same order.",
+                f"The outputs have {len(outputs)} rows, expected {len(self)} as in the truth. "
+                "Give both for the same rows in the same order.",
                 code="rows-differ",
             )
         return self.task.evidence(outputs, self.truth, metric or self.task.metrics[0])
 
     def score(self, outputs: Sequence[Arrays], metric: Metric | None = None) -> float:
-        """The score of outputs to all rows.
+        """Return the score of a model's outputs to all rows.
+
+        Args:
+            outputs: Outputs of a model, one entry per row.
+            metric: Metric of the task. Default: its first one.
 
         Raises:
-            UsageError: when the outputs are not those of these rows, or some hold NaN.
-            SamplesError: where it is not defined on these rows.
+            UsageError: If the outputs are not those of these rows, or contain NaN.
+            SamplesError: If the score is not defined on these rows.
         """
         metric = metric or self.task.metrics[0]
         evidence = self.evidence(outputs, metric)
-        if broken := int(np.isnan(evidence).any(axis=1).sum()):  # some metrics give a number of such rows
+        # Some metrics return a number even if rows are NaN.
+        nan_rows = int(np.isnan(evidence).any(axis=1).sum())
+        if nan_rows:
             raise UsageError(
-                f"{broken} of {len(self)} rows of outputs hold NaN, expected numbers. Such a model cannot be scored: reject it.",
+                f"{nan_rows} of {len(self)} rows of outputs contain NaN, expected numbers. "
+                "The model cannot be scored: reject it.",
                 code="outputs-not-finite",
             )
-        found = metric.of(evidence)
-        if math.isnan(found):
+        score = metric.of(evidence)
+        if math.isnan(score):
             raise SamplesError(metric.undefined, code="metric-undefined")
-        return found
+        return score
 
     def more_scores(self, outputs: Sequence[Arrays]) -> dict[str, float]:
-        """Return the task's other scores by name, macro F1 and recalls of labels among them, without undefined ones."""
+        """Return the other scores of the task by name, including macro F1 and recalls; undefined scores are excluded.
+
+        Args:
+            outputs: Outputs of a model, one entry per row.
+        """
         scores = {metric.name: metric.of(self.evidence(outputs, metric)) for metric in self.task.metrics[1:]}
         scores |= {name: value for name, value in self.label_scores(outputs).items() if name not in scores}
         return {name: value for name, value in scores.items() if not math.isnan(value)}
 
     def label_scores(self, outputs: Sequence[Arrays]) -> dict[str, float]:
-        """Return ``macro F1`` and ``recall of LABEL`` of each label that these rows have; nothing where outputs are no labels.
+        """Return ``macro F1``, and ``recall of LABEL`` for each label of these rows.
 
-        Macro F1 is the mean of F1 over the labels that occur in the truth or in the answers, as scikit-learn computes it.
+        Macro F1 is the mean F1 of the labels that occur in the truth or in the answers, as in scikit-learn.
+
+        Args:
+            outputs: Outputs of a model, one entry per row.
+
+        Returns:
+            Scores by name, 0 to 1; empty if the answers of the task are not labels.
         """
         if not isinstance(self.task, HasLabels) or len(self.task.labels) < 2:
             return {}
-        truth, answered = self.task.label_matrix(outputs, self.truth)
-        hits, counts = (truth & answered).sum(axis=0), truth.sum(axis=0)
-        either = counts + answered.sum(axis=0)
+        truth, answers = self.task.label_matrix(outputs, self.truth)
+        hits = (truth & answers).sum(axis=0)
+        support = truth.sum(axis=0)
+        total = support + answers.sum(axis=0)
+        occurs = total > 0
         scores: dict[str, float] = {}
-        if (either > 0).any():
-            scores["macro F1"] = float(np.mean(2 * hits[either > 0] / either[either > 0]))
-        for place in np.flatnonzero(counts):
-            scores[f"{RECALL_OF}{self.task.labels[place]}"] = float(hits[place] / counts[place])
+        if occurs.any():
+            scores["macro F1"] = float(np.mean(2 * hits[occurs] / total[occurs]))
+        for label in np.flatnonzero(support):
+            scores[f"{RECALL_OF}{self.task.labels[label]}"] = float(hits[label] / support[label])
         return scores
 
     def compare(self, candidate: Sequence[Arrays], reference: Sequence[Arrays], metric: Metric | None = None) -> Paired:
-        """Compares two models' outputs to all rows; rows with equal inputs count once.
+        """Return the paired comparison of two models' outputs to all rows; rows with equal inputs count once.
+
+        Args:
+            candidate: Outputs of the candidate, one entry per row.
+            reference: Outputs of the reference, one entry per row.
+            metric: Metric of the task. Default: its first one.
 
         Raises:
-            UsageError: when the outputs are not those of these rows.
-            SamplesError: when there is no row, or the score is not defined on them.
+            UsageError: If the outputs are not those of these rows.
+            SamplesError: If there are no rows, or the score is not defined on them.
         """
-        metric, once = metric or self.task.metrics[0], self.distinct
+        metric = metric or self.task.metrics[0]
+        distinct = self.distinct
         if len(candidate) != len(self) or len(reference) != len(self):
             raise UsageError(
-                f"There are outputs of {len(candidate)} and {len(reference)} rows for {len(self)} rows of truth. Give those of the same rows.",
+                f"The outputs have {len(candidate)} and {len(reference)} rows, expected {len(self)} as in the truth. "
+                "Give the outputs for the same rows.",
                 code="rows-differ",
             )
-        first, second = ([outputs[i] for i in self.places] for outputs in (candidate, reference))
-        return compare(metric, once.evidence(first, metric), once.evidence(second, metric))
+        candidate_outputs = [candidate[row] for row in self.places]
+        reference_outputs = [reference[row] for row in self.places]
+        candidate_evidence = distinct.evidence(candidate_outputs, metric)
+        reference_evidence = distinct.evidence(reference_outputs, metric)
+        return compare(metric, candidate_evidence, reference_evidence)

@@ -1,1 +1,1 @@
-"""The search over candidates: make, race, vary, choose."""
+"""The search of a build: make candidates, race them, vary the fastest, choose the winner."""

@@ -1,4 +1,4 @@
-"""Does an answer depend on its input alone? Answers to rows in lists beside those to the same rows alone."""
+"""Test whether an answer depends only on its own input: outputs of rows in lists against those of single rows."""
 
 from __future__ import annotations
 
@@ -12,29 +12,40 @@ from edgekit.spec.protocols import Arrays, Task
 
 __all__ = ["allowed", "compare", "lists"]
 
-_FLOAT32, _LOWER = 1e-5, 5e-3
-_ROWS_IN_ORDER, _ROWS_SHUFFLED = 2048, 512
+_FLOAT32_LIMIT = 1e-5
+_LOW_PRECISION_LIMIT = 5e-3
+_ROWS_IN_ORDER = 2048
+_ROWS_SHUFFLED = 512
 
 
 def allowed(method: str) -> float:
-    """Largest difference of an output value that is accepted, as a share of the spread of all: rounding of float32, or of lower precisions."""
-    return _FLOAT32 if method == "float32" else _LOWER
+    """Return the largest accepted difference of an output value, as a share of the spread of all values.
+
+    It covers the rounding of float32, or of lower precisions.
+
+    Args:
+        method: Name of the quantization method.
+    """
+    return _FLOAT32_LIMIT if method == "float32" else _LOW_PRECISION_LIMIT
 
 
 def lists(count: int, batch: int, seed: int = 0) -> list[list[int]]:
-    """Which rows are answered in which list: most of them as one list in their order, and some in another order.
+    """Return which rows are predicted in which list: one long list in the original order, and short shuffled lists.
 
-    A session runs rows of one long list with those of their length. The other order has short lists of rows drawn at random, so that
-    rows are padded to others of any length, too.
+    A session batches the rows of a long list with rows of similar length. The short lists hold random rows, so that
+    rows are also padded to very different lengths.
 
     Args:
-        count: rows that there are.
-        batch: rows of one call.
-        seed: of the other order.
+        count: Number of rows.
+        batch: Rows per call, and per short list.
+        seed: Random seed for the shuffled lists.
+
+    Returns:
+        Row indices of each list. The first list has at most 2,048 rows, the others have at most 512 in total.
     """
     spread = [int(i) for i in np.linspace(0, count - 1, min(count, _ROWS_IN_ORDER)).round()]
-    drawn = np.random.default_rng(seed).permutation(count)[:_ROWS_SHUFFLED].tolist()
-    return [spread, *(drawn[start : start + batch] for start in range(0, len(drawn), batch))]
+    shuffled = np.random.default_rng(seed).permutation(count)[:_ROWS_SHUFFLED].tolist()
+    return [spread, *(shuffled[start : start + batch] for start in range(0, len(shuffled), batch))]
 
 
 def compare(
@@ -45,15 +56,15 @@ def compare(
     reference: Sequence[Arrays],
     method: str,
 ) -> Agreement:
-    """Compares answers.
+    """Compare the outputs of rows in lists with the outputs of the same rows alone.
 
     Args:
-        task: says which answers are the same, and which are decided.
-        alone: outputs of each row, run one at a time.
-        listed: outputs in lists.
-        order: row that each entry of ``listed`` is of.
-        reference: outputs of the torch model, one entry a row.
-        method: quantization method.
+        task: Task that decides which answers are equal, and which are clear enough to count.
+        alone: Outputs of each row, run one at a time.
+        listed: Outputs of rows in lists.
+        order: Row index of each entry of ``listed``.
+        reference: Outputs of the torch model, one entry per row.
+        method: Name of the quantization method.
     """
     limit = allowed(method)
     expected = [alone[i] for i in order]

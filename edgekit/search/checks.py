@@ -1,4 +1,4 @@
-"""What can be said against a target or samples before any work is done, and what should be known of them afterwards."""
+"""Checks of a target and of samples before a build starts, and notes on both for its report."""
 
 from __future__ import annotations
 
@@ -47,71 +47,96 @@ __all__ = [
     "without_wrong",
 ]
 
-_UNLIKELY_EQUAL = 16
+_MIN_ROWS_TO_NOTE = 16  # Fewer calibration rows may have one length or one label by chance.
 FULL_RANGE = ("static", "dynamic")
-"""Methods whose INT8 weights are multiplied with INT8 activations on CPUs, where 8 bits saturate without VNNI."""
+"""Methods that multiply INT8 weights with INT8 activations on CPUs. With 8 bits, sums saturate without VNNI."""
 LOW_FLOATS = ("float16", "bfloat16")
+"""Float types of 16 bits."""
 
 
 def runs_here(backend: str) -> bool:
-    """Whether a build asks a backend itself for answers: one that is installed, and needs no engine of a device that may not be here."""
+    """Return whether a build can run a backend on this machine.
+
+    The backend must be installed, and must not need an engine of a device that may be absent.
+
+    Args:
+        backend: Name of the backend.
+    """
     return not backends.get(backend).ENGINES and backends.installed_version(backend) is not None
 
 
 def accuracy_backend(method: str, target: Target) -> tuple[str, str]:
-    """The backend that says here what the graphs of a method answer, and its device: the first of the target's that runs here, or the stand-in.
+    """Return the backend that scores the graphs of a method on this machine, and its device.
 
-    For a device elsewhere a graph of 16-bit floats is the stand-in's in any case: a CPU here computes it in float32, and the device need not.
+    It is the target's first backend that runs here, or the stand-in. Graphs in 16-bit floats for another device always
+    run on the stand-in: a CPU backend computes them in float32, and the device may not.
+
+    Args:
+        method: Name of the quantization method.
+        target: Device class.
     """
-    own = next((b for b in target.backends if b in quantize.get(method).BACKENDS and runs_here(b)), None)
-    elsewhere = target.choose_on == "device" and set(LOW_FLOATS) & set(quantize.get(method).PRECISIONS)
-    return (STAND_IN, AS_WRITTEN) if own is None or elsewhere else (own, target.device)
+    backend = next((b for b in target.backends if b in quantize.get(method).BACKENDS and runs_here(b)), None)
+    has_low_floats = bool(set(LOW_FLOATS) & set(quantize.get(method).PRECISIONS))
+    if backend is None or (target.choose_on == "device" and has_low_floats):
+        return STAND_IN, AS_WRITTEN
+    return backend, target.device
 
 
 def runnable(variant: Variant) -> Variant:
-    """The variant itself, or the same graphs on the stand-in where its backend does not run here."""
+    """Return the variant itself, or its graphs on the stand-in if its backend does not run here."""
     if runs_here(variant.backend):
         return variant
     return replace(stand_in_for(variant), streams=variant.streams)
 
 
 def settled(target: Target, keep_float: Sequence[str], use: str | None) -> Target:
-    """The target with what was said beside it, and with weights of as many bits as its CPU multiplies without saturating.
+    """Return the target with the options of the build and with the number of bits of its INT8 weights.
+
+    Weights have 7 bits on a CPU where the sums of 8-bit products saturate, and 8 bits on all others.
+
+    Args:
+        target: Device class.
+        keep_float: Layers that stay in float, in addition to those of the target.
+        use: ``latency`` or ``throughput``; None for the target's own.
 
     Raises:
-        UsageError: for an unknown use or instruction set, or for 8 bits on a CPU where they saturate.
+        UsageError: If a use or an instruction set is unknown, or 8 bits are requested on a CPU where they saturate.
     """
     check_known([] if use is None else [use], USES, "use", listed="Expected one of")
     for name in target.instructions:
         if name not in INSTRUCTIONS:
             raise UsageError(
-                f"target '{target.name}': unknown instruction set '{name}'.{near(name, INSTRUCTIONS)} Known: {', '.join(INSTRUCTIONS)}.",
+                f"Target '{target.name}' has the unknown instruction set '{name}'.{near(name, INSTRUCTIONS)} "
+                f"Known: {', '.join(INSTRUCTIONS)}.",
                 code="instructions-unknown",
             )
-    if target.quantize.weight_bits == 8 and lacks_vnni(instructions(target)) and set(FULL_RANGE) & set(target.methods):
+    saturates = lacks_vnni(instructions(target))
+    if target.quantize.weight_bits == 8 and saturates and set(FULL_RANGE) & set(target.methods):
         raise UsageError(
-            f"target '{target.name}' asks for weight_bits = 8, and its CPU has no INT8 dot product (VNNI): sums of such products saturate there, and the "
-            "bundle would be refused where it is to run. Write weight_bits = 7, or leave it out.",
+            f"Target '{target.name}' sets weight_bits = 8, but its CPU has no INT8 dot product (VNNI): sums of 8-bit "
+            "products saturate, and the device would refuse the bundle. Set weight_bits = 7, or leave it out.",
             code="target-weight-bits",
         )
-    bits = target.quantize.weight_bits or (7 if lacks_vnni(instructions(target)) else 8)
-    told = replace(
-        target.quantize, weight_bits=bits, keep_float=tuple(dict.fromkeys((*target.quantize.keep_float, *keep_float)))
+    default_bits = 7 if saturates else 8
+    settings = replace(
+        target.quantize,
+        weight_bits=target.quantize.weight_bits or default_bits,
+        keep_float=tuple(dict.fromkeys((*target.quantize.keep_float, *keep_float))),
     )
-    return replace(target, quantize=told, use=use or target.use)
+    return replace(target, quantize=settings, use=use or target.use)
 
 
 def instructions(target: Target) -> tuple[str, ...]:
-    """Those of the device's CPU: as the target says, else this machine's."""
+    """Return the instruction sets of the device's CPU: those that the target names, or else this machine's."""
     return target.instructions or cpu_instructions()
 
 
 def check_target(target: Target) -> None:
-    """Refuses a target whose backends or methods are unknown or missing, before anything is loaded.
+    """Check the backends and methods of a target before anything is loaded.
 
     Raises:
-        UsageError: when it has no candidate.
-        BackendError: when a backend that must race here is not installed, or does not serve the device.
+        UsageError: If a backend or method is unknown, or the target has no candidate.
+        BackendError: If a backend that must race here is not installed, or does not serve the device.
     """
     for method in target.methods:
         quantize.get(method)
@@ -121,123 +146,155 @@ def check_target(target: Target) -> None:
             backends.get(backend).check_here()
     if not any(set(quantize.get(method).BACKENDS) & set(target.backends) for method in target.methods):
         raise UsageError(
-            f"Target '{target.name}' has no candidate: none of its methods ({', '.join(target.methods)}) runs on its backends ({', '.join(target.backends)}). "
-            "Add a method or a backend.",
+            f"Target '{target.name}' has no candidate: none of its methods ({', '.join(target.methods)}) runs on its "
+            f"backends ({', '.join(target.backends)}). Add a method or a backend.",
             code="target-no-candidate",
         )
-    if target.engine is not None:
-        for method in target.methods:
-            if lacking := [p for p in quantize.get(method).PRECISIONS if p not in target.engine.precisions]:
-                raise UsageError(
-                    f"The method '{method}' multiplies in {lacking[0]}, which the chip of target '{target.name}' does not have "
-                    f"(it has {', '.join(target.engine.precisions)}). Take the method out of the target.",
-                    code="target-precision",
-                )
+    if target.engine is None:
+        return
+    for method in target.methods:
+        missing = [p for p in quantize.get(method).PRECISIONS if p not in target.engine.precisions]
+        if missing:
+            raise UsageError(
+                f"The method '{method}' computes in {missing[0]}, which the chip of target '{target.name}' does not "
+                f"support (supported: {', '.join(target.engine.precisions)}). Remove the method from the target.",
+                code="target-precision",
+            )
 
 
 def check_here(target: Target) -> None:
-    """Refuses a target whose devices this machine does not stand for: there is no clock.
+    """Check that this machine can time models for a target.
 
     Raises:
-        UsageError: where the device chooses.
+        UsageError: If candidates for the target are timed on the device only.
     """
     if target.choose_on == "device":
         raise UsageError(
-            f"Layers are pruned by the time they take, and this machine is not the device of target '{target.name}'. Prune there, or for cpu.",
+            f"Layers are pruned by their measured latency, and this machine is not the device of target "
+            f"'{target.name}'. Prune on the device, or for the target cpu.",
             code="prune-other-machine",
         )
 
 
 def without_wrong(target: Target) -> tuple[Target, list[str]]:
-    """The target without the backends that compute wrong results on this machine, and what to know of each that is left out.
+    """Remove the backends that compute wrong results on this machine from a target.
+
+    Returns:
+        The target with the other backends, and a note on each removed one.
 
     Raises:
-        WrongResultsError: when it has no other backend for any of its methods.
+        WrongResultsError: If no other backend is left for any of its methods.
     """
-    left, said, last = [], list[str](), None
+    usable: list[str] = []
+    sentences: list[str] = []
+    last_error: WrongResultsError | None = None
     for backend in target.backends:
         try:
             if runs_here(backend):
                 backends.get(backend).open_device(target.device, 1).close()
-            left.append(backend)
-        except WrongResultsError as problem:
-            last = problem
-            said.append(f"No candidate ran on '{backend}': {problem}")
-    if last is not None and not any(set(quantize.get(method).BACKENDS) & set(left) for method in target.methods):
-        raise last
-    return replace(target, backends=tuple(left)), said
+            usable.append(backend)
+        except WrongResultsError as error:
+            last_error = error
+            sentences.append(f"No candidate ran on '{backend}': {error}")
+    if last_error is None:
+        return target, []
+    if not any(set(quantize.get(method).BACKENDS) & set(usable) for method in target.methods):
+        raise last_error
+    return replace(target, backends=tuple(usable)), sentences
 
 
 def check_calibration(task: Task, calibration: Samples, target: Target) -> None:
-    """Refuses rows that cannot show the range of activations.
+    """Check that the calibration rows show the range of activations.
+
+    Args:
+        task: Task of the model.
+        calibration: Calibration rows.
+        target: Device class.
 
     Raises:
-        SamplesError: when there are too few for a method, or all are the same text.
+        SamplesError: If a method needs more rows, or all rows have the same input.
     """
     for method in target.methods:
         needed = quantize.get(method).NEEDS_SAMPLES
         if len(calibration) < needed:
             raise SamplesError(
-                f"{calibration.where} has {len(calibration)} rows, the method '{method}' of target '{target.name}' needs at least {needed} "
-                "to see the range of activations. Give more samples; labels are not needed.",
+                f"{calibration.where} has {len(calibration)} rows. The method '{method}' of target '{target.name}' "
+                f"needs at least {needed} to measure the range of activations. Add samples; they need no labels.",
                 code="calibration-too-few",
             )
-        if needed > 1 and _different(task, calibration) == 1:
+        if needed > 1 and _count_different(task, calibration) == 1:
             raise SamplesError(
-                f"All {len(calibration)} rows of {calibration.where} are the same text, so the method '{method}' would see the activations of one text only. "
-                "Give samples as varied as what the model will be asked.",
+                f"All {len(calibration)} rows of {calibration.where} have the same input, so the method '{method}' "
+                "would measure the activations of one input only. Give samples as varied as real inputs.",
                 code="calibration-same",
             )
 
 
 def check_strict(task: Task, target: Target, evaluation: Samples) -> None:
-    """Refuses rows too few to prove a drop within the budget even of a candidate that answers every one as the model does.
+    """Check that the rows are enough for ``strict``: a candidate without any changed answer must be able to pass.
+
+    Args:
+        task: Task of the model.
+        target: Device class with its budget.
+        evaluation: Labelled rows.
 
     Raises:
-        SamplesError: with the rows that it takes at least.
+        SamplesError: If there are too few rows, with the number that is needed.
     """
-    limit, rows = target.budget.accuracy_drop, _different(task, evaluation)
+    limit = target.budget.accuracy_drop
+    rows = _count_different(task, evaluation)
     if limit is None:
         return
     if limit == 0:
         raise SamplesError(
-            "No number of rows proves a drop of nothing at all, which strict with the budget accuracy_drop=0 asks for. Allow some, e.g. 0.005.",
+            "strict with the budget accuracy_drop=0 cannot be met: no number of rows proves a drop of exactly 0. "
+            "Allow a small drop, e.g. 0.005.",
             code="budget-unprovable",
         )
-    if rows < (needed := fewest_rows(limit)):
+    needed = fewest_rows(limit)
+    if rows < needed:
         raise SamplesError(
-            f"{evaluation.where} has {rows} rows, and strict asks for the upper end of the drop's interval to be within {limit:g}: it takes at least "
-            f"{needed:,} rows, even for a candidate that answers them all as the model does. Give more rows, allow a larger drop, or leave strict out.",
+            f"{evaluation.where} has {rows} different rows. To prove a drop of at most {limit:g} with strict takes at "
+            f"least {needed:,} rows, even without any wrong answer. Add rows, allow a larger drop, or omit strict.",
             code="samples-too-few",
         )
 
 
-def _different(task: Task, samples: Samples) -> int:
-    """Number of different inputs."""
+def _count_different(task: Task, samples: Samples) -> int:
+    """Return the number of different inputs."""
     return len(set(samples.contents(task.modality)))
 
 
 def read_labels(task: Task, samples: Samples) -> Evaluation:
-    """The rows of a file with their truth.
+    """Read the rows of a file with their labels.
+
+    Args:
+        task: Task of the model.
+        samples: Labelled rows.
 
     Raises:
-        SamplesError: for a row without a label, one that the model does not know, or several rows that all have the same. Of numbers the score itself
-            refuses equal ones.
+        SamplesError: If a row has no label, or one that the model does not know, or if all rows have the same label.
+            The score itself refuses equal labels that are numbers.
     """
     rows = samples.evaluation(task)
     if isinstance(task, HasLabels) and len(rows) > 1 and len(set(task.describe_truth(rows.truth))) == 1:
         raise SamplesError(
-            f"All {len(rows)} rows of {samples.where} have the same label, so a model that always gives that one would be perfect. Give rows of all labels.",
+            f"All {len(rows)} rows of {samples.where} have the same label, so a model that always predicts it would be "
+            "perfect. Give rows of all labels.",
             code="samples-one-label",
         )
     return rows
 
 
 def check_rows(task: Task, files: Iterable[Samples | None]) -> None:
-    """Refuses rows that a session would refuse.
+    """Check that a session would accept the rows of sample files.
+
+    Args:
+        task: Task of the model.
+        files: Sample files; None is skipped.
 
     Raises:
-        SamplesError: with the first such row.
+        SamplesError: If it would not, with the first such row.
     """
     for samples in files:
         if samples is not None:
@@ -245,80 +302,86 @@ def check_rows(task: Task, files: Iterable[Samples | None]) -> None:
 
 
 def cut_notes(task: Task, parts: Mapping[str, Samples]) -> tuple[str, ...]:
-    """A sentence with the counts where rows are longer than the model reads.
+    """Return a note on rows that are longer than the model's limit, if there are any.
 
     Args:
-        task: of the model.
-        parts: calibration and evaluation rows, by those names.
+        task: Task of the model.
+        parts: Calibration and evaluation rows by these names.
     """
-    cut = {name: sum(row.truncated for row in encode_each(task, samples.inputs)) for name, samples in parts.items()}
+    cut: dict[str, int] = {}
+    for name, samples in parts.items():
+        cut[name] = sum(row.truncated for row in encode_each(task, samples.inputs))
     if not any(cut.values()):
         return ()
     counts = " and ".join(f"{cut[name]:,} of {len(samples):,} {name} rows" for name, samples in parts.items())
-    return (
-        f"{counts} are longer than the {task.max_size:,} tokens that the model reads: what is beyond was not looked at.",
-    )
+    return (f"{counts} are longer than the model's limit of {task.max_size:,} tokens and were truncated.",)
 
 
 def notes(target: Target, calibration: Samples, lengths: Sequence[int]) -> tuple[str, ...]:
-    """What should be known of a build beside its measurements, a sentence each.
+    """Return notes on the conditions of a build, one sentence each.
 
     Args:
-        target: the target.
-        calibration: its rows.
-        lengths: of each row, e.g. in tokens; 1 where rows do not vary.
+        target: Device class.
+        calibration: Calibration rows.
+        lengths: Size of each calibration row, e.g. in tokens; 1 if all rows have one shape.
     """
-    said = []
-    # A length of 1 is that of rows which have none: all have one shape, see ``Modality.size``.
-    if len(lengths) >= _UNLIKELY_EQUAL and len(set(lengths)) == 1 and lengths[0] > 1:
-        said.append(
-            f"All {len(lengths)} calibration rows have {lengths[0]} tokens: ranges, and the shapes that were compiled, hold for that length; "
-            "give rows as short and long as those in use."
+    sentences = []
+    # Rows without a length, e.g. images, all have the length 1, see ``Modality.size``.
+    if len(lengths) >= _MIN_ROWS_TO_NOTE and len(set(lengths)) == 1 and lengths[0] > 1:
+        sentences.append(
+            f"All {len(lengths)} calibration rows have {lengths[0]} tokens: activation ranges and compiled shapes hold "
+            "for that length only. Give rows with the lengths of real inputs."
         )
     labels = [row.label for row in calibration.rows if row.label is not None]
-    if len(labels) >= _UNLIKELY_EQUAL and all(label == labels[0] for label in labels):
-        said.append(
-            f"All {len(labels)} calibration rows have the same label: ranges may be those of one kind of input."
+    if len(labels) >= _MIN_ROWS_TO_NOTE and all(label == labels[0] for label in labels):
+        sentences.append(
+            f"All {len(labels)} calibration rows have the same label: activation ranges may not hold for other inputs."
         )
-    here, there = set(cpu_instructions()), set(instructions(target))
-    if here != there:
-        parts = [f"has not {', '.join(sorted(there - here))}"] if there - here else []
-        parts += [f"has {', '.join(sorted(here - there))} beside it"] if here - there else []
-        said.append(
-            f"The target's CPU has {', '.join(sorted(there))}; this machine {' and '.join(parts)}: "
-            "times, and how INT8 answers are rounded, are this machine's."
+    host = set(cpu_instructions())
+    device = set(instructions(target))
+    if host != device:
+        parts = []
+        if device - host:
+            parts.append(f"lacks {', '.join(sorted(device - host))}")
+        if host - device:
+            parts.append(f"additionally has {', '.join(sorted(host - device))}")
+        sentences.append(
+            f"The target's CPU has {', '.join(sorted(device))}; this machine {' and '.join(parts)}. "
+            "Latencies and the rounding of INT8 answers were measured on this machine."
         )
-    if target.quantize.weight_bits == 7 and lacks_vnni(tuple(there)):
-        said.append(
-            "The target's CPU has no INT8 dot product (VNNI), so weights have 7 bits: with 8, sums of products would saturate."
+    if target.quantize.weight_bits == 7 and lacks_vnni(tuple(device)):
+        sentences.append(
+            "The target's CPU has no INT8 dot product (VNNI), so weights have 7 bits: sums of 8-bit products saturate."
         )
-    return tuple(said)
+    return tuple(sentences)
 
 
 def saturates_here(target: Target) -> str:
-    """What to know where candidates are scored by kernels that are wrong here and right on the device; empty where they are not.
+    """Return a note if INT8 candidates saturate on this machine but not on the device; empty otherwise.
 
-    A build for ARM, or for x86 with VNNI, on an x86 machine without it: sums of 8-bit products saturate here alone.
+    This is the case for a build for ARM, or for x86 with VNNI, on an x86 machine without VNNI.
     """
-    if (
-        target.quantize.weight_bits != 8
-        or not set(FULL_RANGE) & set(target.methods)
-        or not lacks_vnni(cpu_instructions())
-    ):
+    is_full_range = target.quantize.weight_bits == 8 and bool(set(FULL_RANGE) & set(target.methods))
+    if not is_full_range or not lacks_vnni(cpu_instructions()):
         return ""
     return (
-        "INT8 was scored by kernels that are wrong: sums of 8-bit products saturate on this machine, an x86 without INT8 dot products (VNNI), and do not on "
-        "the target's CPU. Scores and the choice among INT8 candidates do not hold there: build on a machine with VNNI or of the target's kind, or with "
-        "weight_bits = 7."
+        "INT8 was scored with wrong kernels: this x86 machine has no INT8 dot products (VNNI), so sums of 8-bit "
+        "products saturate here, and they do not on the target's CPU. Scores and the choice among INT8 candidates do "
+        "not hold there. Build on a machine with VNNI or of the target's kind, or with weight_bits = 7."
     )
 
 
 @contextlib.contextmanager
 def explain_saturation(target: Target) -> Iterator[None]:
-    """Adds to the error that no candidate is inside the budget what to know where candidates were scored by kernels that are wrong here."""
+    """Append the note of :func:`saturates_here`, if any, to a :class:`BudgetError`.
+
+    Raises:
+        BudgetError: If the block raises one.
+    """
     try:
         yield
-    except BudgetError as problem:
-        if mirrored := saturates_here(target):
-            raise BudgetError(f"{problem}\n{mirrored}", code="budget-size") from problem
+    except BudgetError as error:
+        note = saturates_here(target)
+        if note:
+            raise BudgetError(f"{error}\n{note}", code="budget-size") from error
         raise

@@ -1,4 +1,4 @@
-"""What every step of one build goes by: the target, the labelled rows and the reference's answers to them."""
+"""Data that all steps of a build share: the target, the labelled rows and the torch model's outputs for them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from edgekit.spec.user_metric import with_metric
 if TYPE_CHECKING:
     from edgekit.samples import Samples
     from edgekit.samples.evaluation import Evaluation
-    from edgekit.search.kept import StepCache
     from edgekit.search.record import Record
     from edgekit.search.stand_in import Outputs
+    from edgekit.search.step_cache import StepCache
     from edgekit.spec.protocols import Arrays, Input, Metric, Task
     from edgekit.spec.target import Target
     from edgekit.spec.user_metric import FunctionMetric
@@ -30,13 +30,13 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Labelled rows, and what the torch model answers to them.
+    """Labelled rows with the torch model's outputs, which are the reference.
 
     Attributes:
-        samples: rows of the file.
-        rows: their inputs and truth, and the task that scores them.
-        reference: outputs of the torch model, one entry a row.
-        metric: Metric of the user that replaces the task's first one, or None.
+        samples: Rows of the sample file.
+        rows: Inputs and ground truth of the rows, with the task that scores them.
+        reference: Outputs of the torch model, one entry per row.
+        metric: User metric that replaces the task's first one, or None.
     """
 
     samples: Samples
@@ -45,7 +45,7 @@ class EvaluationSet:
     metric: FunctionMetric | Metric | None = None
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
         return len(self.rows)
 
     @property
@@ -55,7 +55,7 @@ class EvaluationSet:
 
     @property
     def inputs(self) -> Sequence[Input]:
-        """Inputs as a session takes them."""
+        """The inputs, as a session takes them."""
         return self.rows.inputs
 
     @cached_property
@@ -63,48 +63,62 @@ class EvaluationSet:
         """Score of the torch model.
 
         Raises:
-            SamplesError: where it is not defined on these rows.
+            SamplesError: If the score is not defined on these rows.
         """
         return self.rows.score(self.reference)
 
     def with_task(self, task: Task) -> EvaluationSet:
-        """The same rows for a student, whose preprocessing is its own."""
+        """Return the same rows for another task, e.g. that of a student with its own preprocessing.
+
+        Args:
+            task: New task. The user metric, if any, replaces its first metric.
+        """
         return replace(self, rows=replace(self.rows, task=with_metric(task, self.metric)))
 
     def compare(self, outputs: Sequence[Arrays]) -> Paired:
-        """A candidate's outputs to these rows against the reference's; rows with equal inputs count once."""
+        """Compare a candidate's outputs with the reference, paired by row. Rows with equal inputs count once.
+
+        Args:
+            outputs: Outputs of the candidate, one entry per row.
+        """
         return self.rows.compare(outputs, self.reference)
 
     def companions(self, outputs: Sequence[Arrays], drop: float | None) -> tuple[companions.Error | None, str]:
-        """The error of numbers beside the reference's, and the label whose recall surely fell, in words: what the score does not see.
+        """Measure the losses that the score does not show.
 
         Args:
-            outputs: of a candidate, one entry a row.
-            drop: accuracy drop of the budget, which both are measured by; None for no limit.
+            outputs: Outputs of a candidate, one entry per row.
+            drop: Accuracy drop of the budget, from which the limits of both losses follow; None for no limit.
+
+        Returns:
+            The error of numeric answers next to the reference's error, and a description of the label whose recall fell
+            significantly; None and an empty text where they do not apply.
         """
-        once, places = self.rows.distinct, self.rows.places
-        reference, candidate = ([rows[i] for i in places] for rows in (self.reference, outputs))
-        return companions.of_rows(self.task, reference, candidate, once.truth, drop)
+        distinct = self.rows.distinct
+        places = self.rows.places
+        reference = [self.reference[i] for i in places]
+        candidate = [outputs[i] for i in places]
+        return companions.of_rows(self.task, reference, candidate, distinct.truth, drop)
 
 
 @dataclass(frozen=True)
 class BuildContext:
-    """One build.
+    """Inputs, settings and state of one build.
 
     Attributes:
-        target: device class, with its budget.
-        evaluation: rows that candidates are scored on.
-        calibration: rows that ranges are taken from.
-        model_digest: digest of the model that the reference answers are of; None for a module from Python.
-        cache: results of steps.
-        recorded: costs and times of this build, for ``race.json``.
-        strict: gate the upper end of the accuracy drop's interval.
-        deadline: ``time.monotonic()`` after which no further variation is tried, or None.
-        provenance: origin of the bundle, as its manifest says it.
-        replayed: record that costs and times are taken from, in place of a clock.
-        beside_mb: what a whole bundle has beside the graphs and assets of its candidate, as far as that is known, MiB.
-        repeated: the search ended in time, and is gone through again: nothing of it is left out now.
-        notes: what should be known of the search, a sentence each, each once.
+        target: Device class with its budget.
+        evaluation: Rows that candidates are scored on.
+        calibration: Rows that activation ranges are computed from.
+        model_digest: Digest of the model behind the reference outputs; None for a module from Python.
+        cache: Cache of step results.
+        recorded: Costs and times of this build, written to ``race.json``.
+        strict: Whether the upper end of the accuracy drop's interval is gated, not the drop itself.
+        deadline: Value of ``time.monotonic()`` after which no further variation is tried, or None.
+        provenance: Origin of the bundle, as recorded in its manifest.
+        replayed: Record that replaces measured costs and times, or None.
+        beside_mb: Size of all parts of a bundle except graphs and assets, as far as it is known, in MiB.
+        repeated: Whether this is a second pass over a search that finished in time. It leaves nothing out.
+        notes: Notes on the search, one sentence each, as the keys of an ordered set.
     """
 
     target: Target
@@ -122,7 +136,7 @@ class BuildContext:
     notes: dict[str, None] = field(default_factory=dict)
 
     def note(self, *sentences: str) -> None:
-        """Adds to the notes."""
+        """Add sentences to the notes, each once."""
         for sentence in sentences:
             if sentence not in self.notes:
                 _LOG.info("note: %s", sentence)
@@ -130,27 +144,36 @@ class BuildContext:
 
     @property
     def accuracy_limit(self) -> float | None:
-        """Largest drop from the reference's score that keeps the budget; None for no limit, and where torch itself is under the floor."""
+        """Largest drop from the reference score that the budget allows.
+
+        It is None without a limit, and if the torch model itself is below the accuracy floor.
+        """
         limit = self.target.budget.largest_drop(
             self.evaluation.reference_score, self.evaluation.task.metrics[0].higher_is_better
         )
         return None if limit is None or limit < 0 else limit
 
     def holds_budget(self, outputs: Outputs) -> bool:
-        """Whether outputs of graphs are numbers and inside the accuracy budget, and what the score cannot see inside what goes with it."""
+        """Return whether outputs are finite and inside the accuracy budget.
+
+        The losses that the score does not show must be inside the limits that follow from the budget's drop.
+
+        Args:
+            outputs: Outputs of graphs for the evaluation rows.
+        """
         if not outputs.finite:
             return False
-        limit, drop, compared = (
-            self.accuracy_limit,
-            self.target.budget.accuracy_drop,
-            self.evaluation.compare(outputs.rows),
-        )
-        if limit is not None and not (compared.high if self.strict else compared.drop) <= limit + 1e-9:
+        limit = self.accuracy_limit
+        drop = self.target.budget.accuracy_drop
+        compared = self.evaluation.compare(outputs.rows)
+        gated_drop = compared.high if self.strict else compared.drop
+        # Written so that a drop of NaN fails.
+        if limit is not None and not gated_drop <= limit + 1e-9:
             return False
         error, recall = self.evaluation.companions(outputs.rows, drop)
         return companions.holds(error, recall, drop, self.strict)
 
     @property
     def late(self) -> bool:
-        """Whether the time allowed is used up."""
+        """Whether the allowed build time is used up."""
         return not self.repeated and self.deadline is not None and time.monotonic() > self.deadline

@@ -1,7 +1,7 @@
-"""What a build does for backends that run engines: what can be verified of them here, and engines that can be made here.
+"""Checks of a build for backends that run engines, and the engines that can be built ahead of time.
 
-An engine of TensorRT is bound to its device, so a build on another machine ends with graphs, profiles and a recipe. What can be
-known of them without the device is checked here; what cannot is said.
+A TensorRT engine is bound to its device, so a build on another machine ends with graphs, profiles and a recipe. The
+build checks all that can be known without the device, and lists the rest as not verified.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ from edgekit.spec.tensor import Signature, merge_signatures
 __all__ = ["LINES", "Verified", "verify_engines"]
 
 LINES = "trtexec.txt"
+"""File in a bundle with command lines of NVIDIA's own tool."""
 
 
 @dataclass
 class Verified:
-    """What is known of the engines of a bundle.
+    """Result of the checks of a bundle's engines.
 
     Attributes:
-        variants: those of the bundle, with the engines that were made here.
-        files: what goes into the bundle beside the graphs.
-        done: what was checked, a sentence each.
-        open: what could not be checked here, a sentence each.
+        variants: Variants of the bundle, with the engines that were built here.
+        files: Files to add to the bundle: path in the bundle to content.
+        done: Completed checks, one sentence each.
+        open: Facts that could not be checked here, one sentence each.
     """
 
     variants: tuple[Variant, ...]
@@ -47,75 +48,81 @@ class Verified:
 
 
 def verify_engines(ctx: BuildContext, choice: Choice) -> Verified:
-    """Checks what a device will make engines of, and makes those that can be made here.
+    """Check the graphs that a device builds engines from, and build the engines that can be built here.
 
     Args:
-        ctx: the build.
-        choice: variants and files of the bundle.
+        ctx: Build.
+        choice: Variants and files of the bundle.
 
     Raises:
-        QuantizeError: when a graph breaks a rule of a TensorRT that it is for.
-        BackendError: when NVIDIA's own parser or builder refuses one.
+        QuantizeError: If a graph breaks a rule of a supported TensorRT.
+        BackendError: If NVIDIA's parser or builder refuses a graph.
     """
     verified = Verified(choice.variants)
-    asked = [v for v in choice.variants if v.engine is not None]
-    if not asked:
+    variants = [v for v in choice.variants if v.engine is not None]
+    if not variants:
         return verified
-    signatures, task = choice.winner.bundle.manifest.signatures, ctx.evaluation.task
-    whole = merge_signatures(signatures)
-    longest = stand_in.longest(ctx.target, whole, task.max_size)
-    ahead = all(backends.get(v.backend).ENGINES == "host" for v in asked)
-    here = backends.installed_version("tensorrt_rtx")
-    releases = _make_engines(ctx, choice, verified, ahead and here is not None)
-    recipe = asked[0].engine
+    signatures = choice.winner.bundle.manifest.signatures
+    merged = merge_signatures(signatures)
+    max_size = ctx.evaluation.task.max_size
+    longest = stand_in.longest(ctx.target, merged, max_size)
+    is_ahead = all(backends.get(v.backend).ENGINES == "host" for v in variants)
+    rtx_version = backends.installed_version("tensorrt_rtx")
+    releases = _build_engines(ctx, choice, verified, is_ahead and rtx_version is not None)
+    recipe = variants[0].engine
     assert recipe is not None
-    methods = " and ".join(v.method for v in asked)
+    methods = " and ".join(v.method for v in variants)
     verified.done.append(
-        f"Rules of TensorRT {', '.join(releases)}: operators, types, Q/DQ and strong typing of {methods} keep them all."
+        f"Rules of TensorRT {', '.join(releases)}: the operators, types, Q/DQ and strong typing of {methods} meet all "
+        "of them."
     )
-    verified.done += [_accuracy(variant, len(ctx.evaluation), longest) for variant in asked]
-    if here is not None:
-        chips = f", for compute capability {', '.join(recipe.compute_capability)}" if ahead else ""
+    verified.done += [_describe_accuracy(variant, len(ctx.evaluation), longest) for variant in variants]
+    if rtx_version is not None:
+        chips = f" for compute capability {', '.join(recipe.compute_capability)}" if is_ahead else ""
         verified.done.append(
-            f"NVIDIA's parser and builder: TensorRT-RTX {here} made an engine of each graph{chips}, without a GPU."
+            f"NVIDIA's parser and builder: TensorRT-RTX {rtx_version} built an engine of each graph{chips}, "
+            "without a GPU."
         )
     else:
         verified.open.append(
-            "NVIDIA's parser and builder did not see the graphs: TensorRT-RTX is not installed here. "
+            "NVIDIA's parser and builder did not check the graphs: TensorRT-RTX is not installed here. "
             f"Run: {install_hint('tensorrt-rtx')}"
         )
-    if ahead and here is not None:
-        signing = "Run: edgekit keygen KEY; edgekit sign OUT --key KEY"
+    if is_ahead and rtx_version is not None:
         verified.open.append(
-            f"Who made it: engines are native code and are loaded only from a signed bundle. {signing}"
+            "Origin of the engines: they are native code and are loaded only from a signed bundle. "
+            "Run: edgekit keygen KEY; edgekit sign OUT --key KEY"
         )
     else:
         verified.open.append(
-            "The engine: made on the device, by 'edgekit compile' or the first load; golden inputs check there what it computes."
+            "The engine: built on the device by 'edgekit compile' or at the first load, and checked there with the "
+            "golden inputs."
         )
     verified.open.append(
-        "Latency, start and memory on the device, and which of the variants is faster there: it times them itself."
+        "Latency, startup time and memory on the device, and which variant is faster there: the device times them."
     )
-    verified.open += _left_out_rows(recipe, whole, longest, task.max_size)
-    # TensorRT-RTX has a tool of its own, with other options.
-    if by_trtexec := [v for v in asked if backends.get(v.backend).ENGINES == "device"]:
-        verified.files[LINES] = _lines(by_trtexec, recipe, signatures).encode()
+    verified.open += _list_size_gaps(recipe, merged, longest, max_size)
+    # TensorRT-RTX has another tool, with other options.
+    trtexec_variants = [v for v in variants if backends.get(v.backend).ENGINES == "device"]
+    if trtexec_variants:
+        verified.files[LINES] = _format_trtexec(trtexec_variants, recipe, signatures).encode()
     return verified
 
 
-def _make_engines(ctx: BuildContext, choice: Choice, verified: Verified, ship: bool) -> Sequence[str]:
-    """Holds each graph to the rules of TensorRT, and has TensorRT-RTX make its engine where that is installed.
+def _build_engines(ctx: BuildContext, choice: Choice, verified: Verified, ship: bool) -> Sequence[str]:
+    """Check each graph against the rules of TensorRT, and build its engine if TensorRT-RTX is installed.
 
     Args:
-        ctx: the build.
-        choice: variants and files of the bundle.
-        verified: gets the engines.
-        ship: whether engines go into the bundle; else they are made to see that they can be.
+        ctx: Build.
+        choice: Variants and files of the bundle.
+        verified: Result, to which variants and engines are added.
+        ship: Whether engines are added to the bundle; if not, they are built as a check only.
 
     Returns:
-        Releases of TensorRT whose rules were looked at.
+        Releases of TensorRT whose rules were checked.
     """
-    from edgekit.backends import tensorrt_rtx  # a build without engines needs nothing of TensorRT
+    # A build without engines does not import TensorRT.
+    from edgekit.backends import tensorrt_rtx
 
     variants: list[Variant] = []
     releases: Sequence[str] = ()
@@ -127,13 +134,12 @@ def _make_engines(ctx: BuildContext, choice: Choice, verified: Verified, ship: b
         engines: dict[str, str] = {}
         folder = Path(tempfile.mkdtemp(prefix="verify-", dir=ctx.cache.scratch))
         for signature in choice.winner.bundle.manifest.signatures:
-            graph = _laid_out(variant, variant.graphs[signature.name], choice.files, folder)
+            graph = _copy_graph(variant.graphs[signature.name], choice.files, folder)
             releases = tensorrt_rules.check(graph, recipe.minimum)
             if backends.installed_version("tensorrt_rtx") is None:
                 continue
-            plan = tensorrt_rtx.compile_ahead(
-                graph, signature, recipe if ship else replace(recipe, compute_capability=()), ctx.cache.progress
-            )
+            engine_recipe = recipe if ship else replace(recipe, compute_capability=())
+            plan = tensorrt_rtx.compile_ahead(graph, signature, engine_recipe, ctx.cache.progress)
             if ship:
                 engines[signature.name] = f"engines/{variant.method}-{signature.name}.plan"
                 verified.files[engines[signature.name]] = plan
@@ -142,56 +148,76 @@ def _make_engines(ctx: BuildContext, choice: Choice, verified: Verified, ship: b
     return releases
 
 
-def _left_out_rows(recipe: EngineRecipe, signature: Signature, longest: int, most: int) -> list[str]:
-    """Which rows the device refuses, or takes though none as long was scored."""
+def _list_size_gaps(recipe: EngineRecipe, signature: Signature, longest: int, max_size: int) -> list[str]:
+    """Return which row sizes the device refuses, or accepts although no row of that size was scored.
+
+    Args:
+        recipe: Recipe with the profiles of the engines.
+        signature: Merged signature of the graphs.
+        longest: Size of the longest scored row.
+        max_size: Size of the longest row that the model accepts.
+    """
     ends = [profile[axis][2] for profile in recipe.profiles for axis in signature.varying[:1] if axis in profile]
-    largest = max(ends, default=most)
+    largest = max(ends, default=max_size)
     sentences = []
-    if largest < most:
+    if largest < max_size:
         sentences.append(
-            f"Rows beyond {largest} tokens: the model takes {most}, the target's profiles end before. They are refused."
+            f"Rows beyond {largest} tokens: the target's profiles end there, so the device refuses longer rows. "
+            f"The model takes up to {max_size}."
         )
-    if longest < min(largest, most):
+    if longest < min(largest, max_size):
         sentences.append(
-            f"Overflow in rows beyond {longest} tokens: no longer row was scored here, the device takes {min(largest, most)}."
+            f"Overflow in rows beyond {longest} tokens: no longer row was scored here, and the device takes up to "
+            f"{min(largest, max_size)}."
         )
     return sentences
 
 
-def _accuracy(variant: Variant, rows: int, longest: int) -> str:
-    """What a graph was scored by, and in which arithmetic."""
-    low = [name for name in LOW_FLOATS if name in quantize.get(variant.method).PRECISIONS]
-    arithmetic = (
-        f"in {low[0]} arithmetic as IEEE 754 has it (each operator's result rounded, overflow infinite, sums inside an operator in float32)"
-        if low
-        else "in the types of the graph"
-    )
-    finite = (
-        f"rows of up to {longest} tokens, generated or joined from samples," if longest > 1 else "generated rows"
-    )  # 1: rows of one shape have no length
+def _describe_accuracy(variant: Variant, row_count: int, longest: int) -> str:
+    """Return how a graph was scored, and in which arithmetic."""
+    low_floats = [name for name in LOW_FLOATS if name in quantize.get(variant.method).PRECISIONS]
+    arithmetic = "the types of the graph"
+    if low_floats:
+        arithmetic = (
+            f"{low_floats[0]} arithmetic as IEEE 754 has it (the result of each operator is rounded, overflow is "
+            "infinite, and sums inside an operator are in float32)"
+        )
+    # Rows of one shape have no length; their size is 1.
+    rows = "generated rows"
+    if longest > 1:
+        rows = f"rows of up to {longest} tokens, generated or joined from samples,"
     return (
-        f"Accuracy: {variant.method} was scored on {rows} rows by {STAND_IN} on this machine ({cpu_name()}), from the graphs that the device gets, "
-        f"{arithmetic}; {finite} gave finite answers."
+        f"Accuracy: {variant.method} was scored on {row_count} rows by {STAND_IN} on this machine ({cpu_name()}) from "
+        f"the graphs of the bundle, in {arithmetic}; {rows} gave finite answers."
     )
 
 
-def _laid_out(variant: Variant, name: str, files: Mapping[str, Path], folder: Path) -> Path:
-    """The graph in a folder as it will be in the bundle: external data is found by its place beside the graph."""
+def _copy_graph(name: str, files: Mapping[str, Path], folder: Path) -> Path:
+    """Copy a graph and its weights to a folder with the layout of the bundle, in which external data is found.
+
+    Args:
+        name: Path of the graph in the bundle.
+        files: Files of the bundle: path in the bundle to source file.
+        folder: Destination.
+
+    Returns:
+        Path of the copy.
+    """
     for place, file in files.items():
         if place == name or place.startswith("graphs/weights/"):
-            target = folder / place
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if not target.exists():
-                shutil.copyfile(file, target)  # ONNX reads no weights through links
+            copy = folder / place
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            if not copy.exists():
+                # ONNX does not read external data through links.
+                shutil.copyfile(file, copy)
     return folder / name
 
 
-def _lines(variants: list[Variant], recipe: EngineRecipe, signatures: tuple[Signature, ...]) -> str:
-    head = "# NVIDIA's own tool on the device, in the folder of this file: engines like those that 'edgekit compile' makes, one for each profile.\n"
-    lines = [
-        line
-        for variant in variants
-        for signature in signatures
-        for line in trtexec(recipe, signature, variant.graphs[signature.name], variant.plan(signature.name))
-    ]
-    return head + "\n".join(lines) + "\n"
+def _format_trtexec(variants: list[Variant], recipe: EngineRecipe, signatures: tuple[Signature, ...]) -> str:
+    """Return the text of ``trtexec.txt``: a comment, and one command per profile."""
+    lines = ["# NVIDIA's trtexec, run here on the device, builds the engines of 'edgekit compile', one per profile."]
+    for variant in variants:
+        for signature in signatures:
+            graph = variant.graphs[signature.name]
+            lines += trtexec(recipe, signature, graph, variant.plan(signature.name))
+    return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Golden inputs of a bundle: generated inputs, one of full length among them, and what each variant and the float32 graph answer to them here."""
+"""Golden inputs of a bundle: generated inputs with the answers of each variant and of the float32 graphs."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ from edgekit.spec.tensor import merge_signatures
 
 __all__ = ["make", "unverified"]
 
-_AS_THEY_COME, _CLEAR = 8, 8
-_POOL = 54
-_HALVINGS = 40
-_FEWEST, _MOST_BYTES = 2, 4 * 2**20  # rows of golden inputs, and their size before compression
+_FIRST_ROWS = 8
+_CLEAR_ROWS = 8
+_POOL_ROWS = 54
+_BISECTIONS = 40
+_MIN_ROWS = 2
+_MAX_BYTES = 4 * 2**20  # Largest size of the golden inputs before compression.
 
 
 def make(
@@ -37,23 +39,24 @@ def make(
     target: Target,
     scratch: Path,
 ) -> bytes:
-    """The content of ``golden.npz``.
+    """Generate golden inputs, predict them with each variant and float32, and return the content of ``golden.npz``.
 
-    Eight inputs come as they are generated (of a text model: empty, of blanks, pairs ...), eight are those of further ones whose float32 answers are the
-    clearest, of all answers in turn, and one is of full length: as long as the model and the target's profiles take, at most 1,024 where there are no
-    profiles, because it runs at a first load, where attention over more takes seconds and gigabytes.
+    The inputs come from a generated pool (of a text model: empty texts, blanks, pairs ...). The first eight are the
+    first of the pool. Eight more are those with the clearest float32 answers, taken from each answer in turn. One has
+    full length: as long as the model and the target's profiles accept, and at most 1,024 without profiles. The limit
+    exists because the inputs run at the first load, where attention over longer rows takes seconds and gigabytes.
 
     Args:
-        variants: ways to run the model; one whose backend is not on this machine is answered by the stand-in.
-        files: place in the bundle to file.
-        bundle: bundle with the assets and the signatures.
-        float_graphs: the float32 graphs of the same model.
-        target: device class.
-        scratch: a folder that goes when the build ends.
+        variants: Variants of the bundle. If the backend of one is not on this machine, its graphs run on the stand-in.
+        files: Files of the bundle: path in the bundle to source file.
+        bundle: Bundle with the assets and the signatures.
+        float_graphs: Float32 graphs of the same model.
+        target: Device class.
+        scratch: Temporary folder of the build.
 
     Raises:
-        UsageError: when no input is inside the target's profiles.
-        BuildError: when an answer is not finite.
+        UsageError: If no input is inside the target's profiles.
+        BuildError: If an answer is not finite.
     """
     manifest = bundle.manifest
     signature = merge_signatures(manifest.signatures)
@@ -63,53 +66,64 @@ def make(
     recipes = [variant.engine for variant in variants if variant.engine is not None]
 
     def fits(row: Arrays) -> bool:
-        # A row that no profile holds would be refused where the golden inputs are to be compared.
+        # The device would refuse a row outside all profiles, so its answer could not be compared.
         size = modality.size(row)
         shape = {axis: size for axis in signature.varying[:1]} | {"batch": 1}
         return size <= longest and all(recipe.holds(shape) for recipe in recipes)
 
-    generated = modality.generate(_POOL + 1, longest, 0)[:_POOL]
+    generated = modality.generate(_POOL_ROWS + 1, longest, 0)[:_POOL_ROWS]
     pool = [encoded.arrays for encoded in task.preprocess(generated) if fits(encoded.arrays)]
-    full = [modality.cut(encoded.arrays, longest) for encoded in task.preprocess(modality.join(generated, longest)[:1])]
+    joined = task.preprocess(modality.join(generated, longest)[:1])
+    full = [modality.cut(encoded.arrays, longest) for encoded in joined]
     rows = [*pool, *(row for row in full if fits(row))]
     if not rows:
         raise UsageError(
-            "No row of the golden inputs is inside the target's profiles, which have to begin at short rows. Write e.g. sequence = [1, 32, 64].",
+            "No golden input fits the target's profiles, which must include short rows. "
+            "Write e.g. sequence = [1, 32, 64].",
             code="golden-outside-profiles",
         )
     exact = Variant(STAND_IN, float_graphs.graphs[0].method, {}, "cpu", 1, "")
     float_files = {graph.signature.name: graph.path for graph in float_graphs.graphs}
-    reference = _answers(exact, float_files, rows, bundle, scratch)
-    kept = [*_clearest(task, reference[: len(pool)]), *range(len(pool), len(rows))]
-    kept = kept[: _most_rows(rows)]
-    rows = [rows[i] for i in kept]
+    reference = _predict(exact, float_files, rows, bundle, scratch)
+    chosen = [*_choose_clearest(task, reference[: len(pool)]), *range(len(pool), len(rows))]
+    chosen = chosen[: _most_rows(rows)]
+    rows = [rows[i] for i in chosen]
     outputs = []
     for variant in variants:
         graphs = {name: files[graph] for name, graph in variant.graphs.items()}
-        outputs.append(_answers(runnable(variant), graphs, rows, bundle, scratch))
-    return golden.pack(signature, rows, outputs, [reference[i] for i in kept])
+        outputs.append(_predict(runnable(variant), graphs, rows, bundle, scratch))
+    return golden.pack(signature, rows, outputs, [reference[i] for i in chosen])
 
 
 def unverified(target: Target, longest: int, most: int) -> list[str]:
-    """What golden inputs, and the scores of this machine, leave open; a sentence each. Profiles tell of their own end.
+    """Return what golden inputs and the scores of this machine leave open, one sentence each.
+
+    Profiles are excluded: the checks of the engines report their limits.
 
     Args:
-        target: device class.
-        longest: size of the longest golden input.
-        most: size that the model takes.
+        target: Device class.
+        longest: Size of the longest golden input.
+        most: Largest size that the model accepts.
     """
-    left = (
-        [f"Rows beyond {longest} tokens: golden inputs end there, and the model takes {most}."]
-        if longest < most and target.engine is None
-        else []
-    )
-    return left + ([f"Accuracy of INT8. {mirrored}"] if (mirrored := saturates_here(target)) else [])
+    sentences = []
+    if longest < most and target.engine is None:
+        sentences.append(
+            f"Rows beyond {longest} tokens: the longest golden input has that size, and the model takes up to {most}."
+        )
+    saturation = saturates_here(target)
+    if saturation:
+        sentences.append(f"Accuracy of INT8. {saturation}")
+    return sentences
 
 
-def _answers(
+def _predict(
     variant: Variant, graphs: Mapping[str, Path], rows: Sequence[Arrays], bundle: Bundle, scratch: Path
 ) -> list[Arrays]:
-    """Outputs of a variant's graphs for rows that are run one by one."""
+    """Return the outputs of a variant's graphs for rows, run one at a time.
+
+    Raises:
+        BuildError: If an output is not finite.
+    """
     manifest = bundle.manifest
     with stand_in.open_graphs(
         graphs,
@@ -122,39 +136,58 @@ def _answers(
         streams=variant.streams,
         shapes=variant.shapes,
     ) as runner:
-        answers = runner.run(rows, alone=True, finite=False)
-    broken = np.flatnonzero(~finite(answers)).tolist()
+        outputs = runner.run(rows, alone=True, finite=False)
+    broken = np.flatnonzero(~finite(outputs)).tolist()
     if broken:
         task: Task = tasks.get(manifest.task).load(bundle.path / "assets")
         sizes = [task.modality.size(rows[i]) for i in broken]
         lengths = f" ({min(sizes)} to {max(sizes)} tokens)" if max(sizes) > 1 else ""
         raise BuildError(
-            f"The graph of '{variant.method}' answers {len(broken)} of {len(rows)} generated inputs{lengths} with values that are "
-            "not finite, so nothing was written. Look for weights of such values, or take the method out of the target.",
+            f"The graph of '{variant.method}' gives NaN or infinite values for {len(broken)} of {len(rows)} generated "
+            f"inputs{lengths}, so nothing was written. Look for NaN or infinite weights, or remove the method from the "
+            "target.",
             code="graph-not-finite",
         )
-    return answers
+    return outputs
 
 
 def _most_rows(rows: Sequence[Arrays]) -> int:
-    """How many rows may be kept: images are large, and golden inputs are a part of every bundle."""
-    return max(_FEWEST, _MOST_BYTES // max(sum(array.nbytes for array in row.values()) for row in rows))
+    """Return the number of rows that fit the size limit: images are large, and every bundle has golden inputs."""
+    largest = 0
+    for row in rows:
+        largest = max(largest, sum(array.nbytes for array in row.values()))
+    return max(_MIN_ROWS, _MAX_BYTES // largest)
 
 
-def _clearest(task: Task, reference: Sequence[Arrays]) -> list[int]:
-    """Which rows of the pool are kept: the first as they come, then the clearest of each answer in turn."""
-    kept, rest = list(range(min(_AS_THEY_COME, len(reference)))), range(_AS_THEY_COME, len(reference))
+def _choose_clearest(task: Task, reference: Sequence[Arrays]) -> list[int]:
+    """Return the pool rows to use: the first ones, then the clearest of each answer in turn.
+
+    Args:
+        task: Task of the model.
+        reference: Float32 outputs of the pool, one entry per row.
+    """
+    first = list(range(min(_FIRST_ROWS, len(reference))))
+    rest = range(_FIRST_ROWS, len(reference))
     order = sorted(rest, key=lambda i: -_clearness(task, reference[i]))
     answers = task.describe(reference)
-    by_answer = [[i for i in order if answers[i] == answer] for answer in dict.fromkeys(answers[i] for i in order)]
-    in_turn = [i for turn in itertools.zip_longest(*by_answer) for i in turn if i is not None]
-    return sorted([*kept, *in_turn[:_CLEAR]])
+    by_answer: dict[str, list[int]] = {}
+    for index in order:
+        by_answer.setdefault(answers[index], []).append(index)
+    in_turn = [i for turn in itertools.zip_longest(*by_answer.values()) for i in turn if i is not None]
+    return sorted([*first, *in_turn[:_CLEAR_ROWS]])
 
 
 def _clearness(task: Task, outputs: Arrays) -> float:
-    """The largest change of all output values that cannot change a row's answer, by bisection; more than all values where none can."""
-    low, high = 0.0, 1.0 + 2.0 * max(float(np.abs(array).max(initial=0.0)) for array in outputs.values())
-    for _ in range(_HALVINGS):
+    """Return the largest change of all output values that cannot change a row's answer, found by bisection.
+
+    The result exceeds all values if no such change alters the answer.
+    """
+    low = 0.0
+    high = 1.0 + 2.0 * max(float(np.abs(array).max(initial=0.0)) for array in outputs.values())
+    for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        low, high = (middle, high) if task.decided([outputs], middle)[0] else (low, middle)
+        if task.decided([outputs], middle)[0]:
+            low = middle
+        else:
+            high = middle
     return low

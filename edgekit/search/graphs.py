@@ -1,4 +1,4 @@
-"""The steps that make graphs of a model: trim its vocabulary, export it, quantize it, take layers back to float."""
+"""Build steps that make graphs of a model: trim its vocabulary, export it, quantize it, revert layers to float."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from edgekit import quantize, source
 from edgekit.cache.store import key
-from edgekit.compress.vocabulary import trimmed
+from edgekit.compress.vocabulary import trim_source
 from edgekit.export.graphs import export
 from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.graphs import check_layers
@@ -19,8 +19,8 @@ from edgekit.quantize.sensitivity import revert
 from edgekit.samples import Samples
 from edgekit.search.checks import accuracy_backend
 from edgekit.search.context import BuildContext
-from edgekit.search.kept import StepCache, read_graphs, write_graphs
 from edgekit.search.stand_in import run_graph
+from edgekit.search.step_cache import StepCache, read_graphs, write_graphs
 from edgekit.source import Source
 from edgekit.spec.digests import files_below, sha256
 from edgekit.spec.graph import GraphSet
@@ -36,11 +36,11 @@ _RANKING = "sensitivity.json"
 
 @dataclass(frozen=True)
 class Reverted:
-    """Graphs with the fewest layers in float that hold the accuracy budget.
+    """Graphs with the fewest layers in float that meet the accuracy budget.
 
     Attributes:
-        graphs: None where not even all but one layer in float would hold it.
-        ranking: layer to the damage that quantizing it alone does.
+        graphs: Graphs; None if the budget is missed even with all but one layer in float.
+        ranking: Damage of quantizing a layer alone, by layer name.
     """
 
     graphs: GraphSet | None
@@ -48,30 +48,47 @@ class Reverted:
 
 
 def export_model(cache: StepCache, model: Source, calibration: Samples) -> GraphSet:
-    """The float32 graphs of a model or of a student, compared with torch on the calibration inputs."""
+    """Export a model or a student to float32 graphs, and compare them with torch on the calibration inputs.
+
+    Args:
+        cache: Cache of step results.
+        model: Model to export.
+        calibration: Calibration rows.
+    """
     parts = {"step": "export", "model": model.digest, "samples": calibration.digest}
     cache.progress("export", 0, 0)
     graphs = cache.graphs("export", parts, lambda out: export(model, out, calibration.inputs))
-    # The same files may have had another name when they were exported.
+    # A cached export may be of the same files under another name.
     return replace(graphs, provenance={**graphs.provenance, "model": model.model_id, "revision": model.revision})
 
 
 def trim_vocabulary(
     cache: StepCache, model: Source, samples: Sequence[Samples], tokens: Sequence[str] | None, evaluation: Samples
 ) -> tuple[Source, str]:
-    """The model or a student with the tokens of the samples, or of a list, alone; and what that came to, in two sentences."""
-    listed = None if tokens is None else key(tokens=list(tokens))
+    """Reduce the vocabulary of a model or a student to the tokens of the samples, or to a list of tokens.
+
+    Args:
+        cache: Cache of step results.
+        model: Model to trim.
+        samples: Sample files whose tokens stay.
+        tokens: Tokens that stay in addition; None without a list.
+        evaluation: Labelled rows, in which the summary counts the effect.
+
+    Returns:
+        The smaller model, and a summary in two sentences.
+    """
+    token_digest = None if tokens is None else key(tokens=list(tokens))
     parts = {
         "step": "vocabulary",
         "model": model.digest,
         "samples": [s.digest for s in samples],
-        "tokens": listed,
+        "tokens": token_digest,
         "eval": evaluation.digest,
     }
     texts = [text for file in samples for text in file.inputs]
 
     def make(folder: Path) -> tuple[Source, str]:
-        summary = trimmed(model, texts, tokens, evaluation.inputs, folder / "model", cache.progress).text()
+        summary = trim_source(model, texts, tokens, evaluation.inputs, folder / "model", cache.progress).text()
         (folder / "summary.txt").write_text(summary, "utf-8")
         return read(folder)
 
@@ -79,18 +96,27 @@ def trim_vocabulary(
         return source.read(folder / "model"), (folder / "summary.txt").read_text("utf-8")
 
     smaller, summary = cache.get("vocabulary", parts, make, read, names_files=True)
-    smaller.model_id, smaller.revision = model.model_id, model.revision
+    smaller.model_id = model.model_id
+    smaller.revision = model.revision
     return smaller, summary
 
 
 def quantize_graphs(
     ctx: BuildContext, method: str, float_graphs: GraphSet, settings: Quantization, calibration: Calibration
 ) -> GraphSet:
-    """The graphs by one method. The graphs of ``float32`` are those of the export."""
+    """Quantize graphs with a method. The method ``float32`` returns the exported graphs.
+
+    Args:
+        ctx: Build.
+        method: Name of the quantization method.
+        float_graphs: Float32 graphs of the export.
+        settings: Quantization settings of the target.
+        calibration: Feeds of the calibration rows.
+    """
     if method == "float32":
         return float_graphs
     check_layers(float_graphs, settings)
-    parts = _made_from(ctx, method, float_graphs, settings, calibration)
+    parts = _key_parts(ctx, method, float_graphs, settings, calibration)
     graphs = ctx.cache.graphs(
         method,
         parts,
@@ -103,28 +129,29 @@ def quantize_graphs(
 def revert_layers(
     ctx: BuildContext, method: str, float_graphs: GraphSet, settings: Quantization, calibration: Calibration
 ) -> Reverted:
-    """The graphs with the fewest layers in float that hold the accuracy budget on the evaluation rows.
+    """Quantize graphs with the fewest layers in float that meet the accuracy budget on the evaluation rows.
 
     Args:
-        ctx: the build, with the evaluation rows as the model preprocesses them.
-        method: by which the rest is quantized.
-        float_graphs: graphs of the export, with what was chosen for all layers in INT8 as their recipes.
-        settings: quantization of the target.
-        calibration: feeds of the calibration rows.
+        ctx: Build, whose evaluation rows have the preprocessing of the model.
+        method: Name of the quantization method for the other layers.
+        float_graphs: Float32 graphs of the export, with the settings of the fully quantized graphs as their recipes.
+        settings: Quantization settings of the target.
+        calibration: Feeds of the calibration rows.
     """
     backend = list(accuracy_backend(method, ctx.target))
     budget = [ctx.accuracy_limit, ctx.strict, backend, ctx.evaluation.samples.digest]
-    parts = _made_from(ctx, method, float_graphs, settings, calibration) | {"revert": budget}
+    parts = _key_parts(ctx, method, float_graphs, settings, calibration) | {"revert": budget}
     if ctx.evaluation.metric is not None:
-        parts["model"] = (
-            None  # A metric of the user has no digest, so what is chosen by it is not taken from an earlier build.
-        )
+        # A user metric has no digest, so results that depend on it are not reused from an earlier build.
+        parts["model"] = None
 
-    def good(graphs: GraphSet) -> bool:
+    def holds_budget(graphs: GraphSet) -> bool:
         return ctx.holds_budget(run_graph(ctx, graphs))
 
     def make(out: Path) -> Reverted:
-        result = revert(quantize.get(method), float_graphs, calibration, settings, good, out, ctx.cache.progress)
+        result = revert(
+            quantize.get(method), float_graphs, calibration, settings, holds_budget, out, ctx.cache.progress
+        )
         graphs, layers = result if result is not None else (None, [])
         ranking = {layer.layer: layer.damage for layer in layers}
         (out / _RANKING).write_text(to_json(ranking), "utf-8")
@@ -148,15 +175,20 @@ def revert_layers(
     return replace(reverted, graphs=graphs)
 
 
-def _made_from(
+def _key_parts(
     ctx: BuildContext, method: str, float_graphs: GraphSet, settings: Quantization, calibration: Calibration
 ) -> dict[str, Any]:
-    """What quantized graphs depend on. The assets decide what arrays the samples become."""
+    """Return all inputs of a quantization, as parts of its cache key.
+
+    The assets are among them because they decide how samples are converted to arrays.
+    """
     guarded = "float16" in quantize.get(method).PRECISIONS
+    graph_digests = [sha256(graph.path) for graph in float_graphs.graphs]
+    asset_digests = [[name, sha256(float_graphs.assets / name)] for name in files_below(float_graphs.assets)]
     return {
         "step": method,
-        "graphs": [sha256(graph.path) for graph in float_graphs.graphs],
-        "assets": [[name, sha256(float_graphs.assets / name)] for name in files_below(float_graphs.assets)],
+        "graphs": graph_digests,
+        "assets": asset_digests,
         "samples": ctx.calibration.digest,
         "guard": calibration.guard_digest if guarded else "",
         "settings": plain(settings),

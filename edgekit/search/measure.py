@@ -1,4 +1,4 @@
-"""Candidates as they are to be raced, and what they answer, cost and take: measured here, from the cache, or from the record of an earlier race."""
+"""Measurement of candidates: outputs, costs and times, measured here, or read from the cache or a race record."""
 
 from __future__ import annotations
 
@@ -33,64 +33,70 @@ _LOG = logging.getLogger(__name__)
 def settle_all(
     ctx: BuildContext, candidates: Sequence[Candidate], *, allow_none: bool = False
 ) -> tuple[list[Candidate], list[CandidateResult]]:
-    """The candidates as they are to be raced, and what each answers; those whose answers are not finite are left out, which is noted.
+    """Settle candidates with :func:`settle`, and leave out those with outputs that are not finite, with a note.
 
     Args:
-        ctx: the build.
-        candidates: with their rows together or alone, as their graphs need it.
-        allow_none: that none is left is no error.
+        ctx: Build context.
+        candidates: Candidates, with ``rows`` as their graphs need it.
+        allow_none: Whether an empty result is allowed.
+
+    Returns:
+        The settled candidates, each once, and their results in the same order.
 
     Raises:
-        OutputError: when none is left.
+        OutputError: No candidate is left, and ``allow_none`` is False.
     """
-    able: list[Candidate] = []
+    usable: list[Candidate] = []
     results: list[CandidateResult] = []
-    problem: OutputError | None = None
+    last_error: OutputError | None = None
     for candidate in candidates:
         try:
             settled, result, _ = settle(ctx, candidate)
         except OutputError as error:
-            problem = error
+            last_error = error
             ctx.note(f"{candidate} was left out: {error}")
             continue
-        if settled not in able:
-            able.append(settled)
+        if settled not in usable:
+            usable.append(settled)
             results.append(result)
-    if problem is not None and not able and not allow_none:
-        raise problem
-    return able, results
+    if last_error is not None and not usable and not allow_none:
+        raise last_error
+    return usable, results
 
 
 def settle(ctx: BuildContext, candidate: Candidate) -> tuple[Candidate, CandidateResult, str]:
-    """A candidate with its rows alone where lists change its answers, which is noted, and with lists cut to fit into the memory.
+    """Measure a candidate, and fix how it runs lists of rows.
+
+    If the outputs of a row depend on the other rows of a list, the candidate runs its rows one by one, with a note.
+    Otherwise it cuts lists so that its calls fit into the memory limit.
 
     Returns:
-        It, what it answers, and why it cannot be used, empty where it can: see :func:`measure_candidate`.
+        The settled candidate; its result; and the reason why it cannot be used, see :func:`measure_candidate`.
     """
-    result, trouble = measure_candidate(ctx, candidate)
-    lists, variant = result.costs.lists, candidate.variant
+    result, problem = measure_candidate(ctx, candidate)
+    variant = candidate.variant
+    lists = result.costs.lists
     if lists is None:
-        return candidate, result, trouble
+        return candidate, result, problem
     if not lists.is_within_limit and variant.rows != "alone":
         ctx.note(
-            f"{variant.method} on {variant.backend}: {lists.text()}. So its rows are run one by one, and it was raced like that."
+            f"{variant.method} on {variant.backend}: {lists.text()}. "
+            "Its rows therefore run one by one, also while candidates are timed."
         )
         return settle(ctx, replace(candidate, variant=replace(variant, rows="alone")))
-    return (
-        replace(candidate, variant=replace(variant, lists=lists, max_tokens=result.costs.max_tokens)),
-        result,
-        trouble,
-    )
+    settled = replace(candidate, variant=replace(variant, lists=lists, max_tokens=result.costs.max_tokens))
+    return settled, result, problem
 
 
 def note_if_unresolved(ctx: BuildContext, result: CandidateResult) -> None:
-    """Notes that the rows do not settle whether the chosen candidate is inside the accuracy budget, where they do not."""
-    limit, evaluation = ctx.target.budget.accuracy_drop, ctx.evaluation
-    if limit is None or difference(result.outputs, evaluation.reference) == 0:  # to the last bit: nothing was lost
+    """Note if the evaluation rows do not decide whether the chosen candidate meets the accuracy budget."""
+    limit = ctx.target.budget.accuracy_drop
+    # With a difference of 0, the outputs equal the reference bit by bit.
+    if limit is None or difference(result.outputs, ctx.evaluation.reference) == 0:
         return
-    compared = evaluation.compare(result.outputs)
-    if not compared.is_resolved(limit):
-        ctx.note(f"Accuracy of the chosen candidate: {compared.text(limit)}.")
+    comparison = ctx.evaluation.compare(result.outputs)
+    if not comparison.is_resolved(limit):
+        ctx.note(f"Accuracy of the chosen candidate: {comparison.text(limit)}.")
 
 
 def note_label_scores(ctx: BuildContext, result: CandidateResult) -> None:
@@ -104,29 +110,43 @@ def note_label_scores(ctx: BuildContext, result: CandidateResult) -> None:
 
 
 def measure_candidate(ctx: BuildContext, candidate: Candidate) -> tuple[CandidateResult, str]:
-    """What a candidate answers to the evaluation rows alone and in lists, how far these are apart, and what that costs; and why it cannot be used.
+    """Measure the outputs of a candidate for the evaluation rows, one by one and in lists, and its costs.
 
-    One for a device elsewhere is scored here as far as its backend runs here, else on the stand-in. There costs are 0, a row that is not finite is answered
-    by zeros, so that it can be scored, and the second value says so; it is empty where the candidate can be used.
+    If the target is another device, the candidate is scored here: on its backend if that runs here, otherwise on the
+    stand-in. Its costs are then 0. Rows with outputs that are not finite get zeros, so that they can be scored.
+
+    Returns:
+        The result, and the reason why the candidate cannot be used, an empty string if it can.
     """
     variant = candidate.variant
     backend, device = accuracy_backend(variant.method, ctx.target)
     if ctx.target.choose_on == "host" or (device != AS_WRITTEN and runs_here(variant.backend)):
         return _measure_here(ctx, candidate), ""
-    folder, manifest = candidate.bundle.path, candidate.bundle.manifest
+    folder = candidate.bundle.path
+    manifest = candidate.bundle.manifest
     graphs = tuple(
         Graph(signature, folder / variant.graphs[signature.name], variant.method) for signature in manifest.signatures
     )
-    own = replace(ctx, evaluation=ctx.evaluation.with_task(_task_of(candidate)))
-    outputs = graph_outputs(own, GraphSet(manifest.task, manifest.loop, graphs, folder / "assets"))
-    rows = [row if sound else _zeros(row) for row, sound in zip(outputs.rows, finite(outputs.rows), strict=True)]
-    return CandidateResult(rows, Costs(0.0, 0.0, f"unknown (scored on {backend})")), outputs.trouble(variant.method)
+    candidate_ctx = replace(ctx, evaluation=ctx.evaluation.with_task(_load_task(candidate)))
+    outputs = graph_outputs(candidate_ctx, GraphSet(manifest.task, manifest.loop, graphs, folder / "assets"))
+    rows = []
+    for row, is_finite in zip(outputs.rows, finite(outputs.rows), strict=True):
+        rows.append(row if is_finite else _zero_floats(row))
+    result = CandidateResult(rows, Costs(0.0, 0.0, f"unknown (scored on {backend})"))
+    return result, outputs.not_finite_reason(variant.method)
 
 
 def _measure_here(ctx: BuildContext, candidate: Candidate) -> CandidateResult:
-    evaluation, limit_mb = ctx.evaluation, ctx.target.budget.memory_mb
-    parts = {"step": "answers", **_raced(ctx, [candidate]), "samples": evaluation.samples.digest, "limit_mb": limit_mb}
-    task = _task_of(candidate)
+    """Measure a candidate on its backend on this machine, or read the result from the cache."""
+    evaluation = ctx.evaluation
+    limit_mb = ctx.target.budget.memory_mb
+    parts = {
+        "step": "answers",
+        **_race_parts(ctx, [candidate]),
+        "samples": evaluation.samples.digest,
+        "limit_mb": limit_mb,
+    }
+    task = _load_task(candidate)
     inputs = list(evaluation.inputs)
     sizes = [task.modality.size(encoded.arrays) for encoded in encode_each(task, inputs)]
     longest = min(task.max_size, max(candidate.variant.max_tokens or task.max_size, *sizes))
@@ -155,41 +175,56 @@ def _measure_here(ctx: BuildContext, candidate: Candidate) -> CandidateResult:
 
 
 def race_candidates(ctx: BuildContext, candidates: Sequence[Candidate], rounds: int, inputs_a_round: int) -> Race:
-    """The times of candidates in turns, on this machine or from the record."""
-    samples, lists = ctx.evaluation.samples, ctx.target.use == "throughput"
+    """Return the times of candidates that run interleaved, from this machine, the cache or the race record.
+
+    Args:
+        ctx: Build context.
+        candidates: Candidates to time.
+        rounds: Number of rounds.
+        inputs_a_round: Number of inputs that each candidate runs in a round.
+    """
+    evaluation = ctx.evaluation
+    lists = ctx.target.use == "throughput"
     parts = {
         "step": "race",
-        **_raced(ctx, candidates),
-        "samples": samples.digest,
+        **_race_parts(ctx, candidates),
+        "samples": evaluation.samples.digest,
         "rounds": rounds,
         "texts": inputs_a_round,
         "lists": lists,
     }
-    parts["until"] = ctx.deadline  # a race that was cut short is found by no build that has more time
+    # The deadline is part of the key, so that a later build with more time does not reuse a race that was cut short.
+    parts["until"] = ctx.deadline
 
     def make() -> Race:
-        inputs, progress = list(ctx.evaluation.inputs), ctx.cache.progress
-        return race.in_turns(candidates, inputs, rounds, inputs_a_round, progress, lists=lists, until=ctx.deadline)
+        inputs = list(evaluation.inputs)
+        return race.time_candidates(
+            candidates, inputs, rounds, inputs_a_round, ctx.cache.progress, lists=lists, until=ctx.deadline
+        )
 
     result = ctx.cache.values("race", parts, Race, make) if ctx.replayed is None else ctx.replayed.race(candidates)
     ctx.recorded.add_race(candidates, result)
-    medians = [float(np.median(np.concatenate([np.asarray(turn) for turn in times]))) for times in result.times_ms]
-    timed = [f"{candidate} {ms:.3f} ms" for candidate, ms in zip(candidates, medians, strict=True)]
-    _LOG.info("race of %d rounds: %s", rounds, ", ".join(timed))
+    summary = []
+    for candidate, times in zip(candidates, result.times_ms, strict=True):
+        median_ms = float(np.median(np.concatenate([np.asarray(turn) for turn in times])))
+        summary.append(f"{candidate} {median_ms:.3f} ms")
+    _LOG.info("race of %d rounds: %s", rounds, ", ".join(summary))
     return result
 
 
-def _task_of(candidate: Candidate) -> Task:
-    """The task of a candidate's bundle: a student has a preprocessing of its own."""
+def _load_task(candidate: Candidate) -> Task:
+    """Return the task of a candidate's bundle. The preprocessing of a student may differ from that of the model."""
     task: Task = tasks.get(candidate.bundle.manifest.task).load(candidate.bundle.path / "assets")
     return task
 
 
-def _zeros(row: Arrays) -> Arrays:
-    """The row with zeros for its computed values; arrays of whole numbers say where these belong and stay."""
-    return {name: np.zeros_like(array) if array.dtype.kind == "f" else array for name, array in row.items()}
+def _zero_floats(row: Arrays) -> Arrays:
+    """Return a row with zeros for its float outputs. Integer outputs are unchanged: they index the float outputs."""
+    zeros = {name: np.zeros_like(array) for name, array in row.items() if array.dtype.kind == "f"}
+    return {**row, **zeros}
 
 
-def _raced(ctx: BuildContext, candidates: Sequence[Candidate]) -> dict[str, Any]:
+def _race_parts(ctx: BuildContext, candidates: Sequence[Candidate]) -> dict[str, Any]:
+    """Return the key parts of a measurement: candidates, machine and model."""
     machine = [cpu_name(), cpus(), platform.platform()]
     return {"candidates": [record.key(c) for c in candidates], "machine": machine, "model": ctx.model_digest}

@@ -1,11 +1,10 @@
-"""The models of a build, the model itself and its students, and the candidates that are made of each."""
+"""The models of a build, which are the model itself and its students, and the candidates for each of them."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +24,7 @@ from edgekit.search.stand_in import graph_outputs
 from edgekit.source import Source
 from edgekit.spec.graph import GraphSet
 from edgekit.spec.manifest import FORMAT, MAX_TOKENS, Manifest, Variant
-from edgekit.spec.protocols import Arrays, Task
+from edgekit.spec.protocols import Arrays, Input, Task
 from edgekit.spec.target import Target
 
 if TYPE_CHECKING:
@@ -48,16 +47,16 @@ _CALIBRATION_BATCH = 4
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model that competes, with what its own preprocessing makes of the samples.
+    """A model that competes in the search, and the samples in its own preprocessing.
 
     Attributes:
-        name: name of the student in tables; empty for the model itself.
-        float_graphs: graphs of its export.
-        evaluation: evaluation rows, with its own task.
-        calibration: feeds of the calibration rows.
-        sizes: size of each calibration row, e.g. in tokens.
-        linear_macs: multiply-accumulates of one token in its linear layers.
-        manifest_template: what the manifests of its candidates have in common.
+        name: Name of the student in tables. Empty for the model itself.
+        float_graphs: Exported float32 graphs.
+        evaluation: Evaluation rows, with the task of this model.
+        calibration: Feeds of the calibration rows.
+        sizes: Size of each calibration row, e.g. in tokens.
+        linear_macs: Multiply-accumulates per token in the linear layers.
+        manifest_template: Manifest with the fields that all candidates of this model share.
     """
 
     name: str
@@ -71,11 +70,11 @@ class ModelEntry:
 
 @dataclass(frozen=True)
 class Models:
-    """Models that compete.
+    """The models that compete in the search.
 
     Attributes:
-        sources: name of the student to its model; the model itself first, without a name.
-        trimmed: name of the student to what was left out of its vocabulary, in two sentences.
+        sources: Torch models by student name. The first one is the model itself, with an empty name.
+        trimmed: Summaries of the vocabulary pruning by student name, two sentences each.
     """
 
     sources: dict[str, Source]
@@ -83,41 +82,48 @@ class Models:
 
 
 def make_models(ctx: BuildContext, model: Source, request: BuildRequest, files: BuildSamples) -> Models:
-    """Trains students and trims vocabularies, or finds them in the cache.
+    """Train the students and prune the vocabularies, or read the results from the cache.
+
+    Args:
+        ctx: Build context.
+        model: Torch model.
+        request: Build request, with the students and the vocabulary option.
+        files: Sample files of the build.
 
     Raises:
-        EdgekitError: a subclass says which of samples, tokens or training is at fault.
+        EdgekitError: Samples, tokens or training are at fault; the subclass says which.
     """
     if request.tokens is not None:
-        # A list that cannot be is refused before a student is trained.
+        # An invalid token list must fail before a student is trained.
         trim_vocabulary(ctx.cache, model, files.vocabulary, request.tokens, files.evaluation)
+    sample_files = (files.whole, files.evaluation, files.test, *files.training)
     for student in request.students:
-        student.check(
-            model, [file for file in (files.whole, files.evaluation, files.test, *files.training) if file is not None]
-        )
+        student.check(model, [file for file in sample_files if file is not None])
     models = Models({"": model})
     if request.students:
-        from edgekit.search.pruning import clock  # a build without students needs no clock, and none of pruning
+        # A build without students does not need the pruning module.
+        from edgekit.search.pruning import make_clock
 
-        latency = clock(ctx)
+        latency = make_clock(ctx)
         for student in request.students:
             models.sources[student.name] = student.make(
                 model, files.training, files.evaluation, latency, ctx.cache.progress, ctx.cache.cache
             )
-    for name, source in models.sources.items() if request.options.vocabulary is not None else ():
-        models.sources[name], models.trimmed[name] = trim_vocabulary(
-            ctx.cache, source, files.vocabulary, request.tokens, files.evaluation
-        )
+    if request.options.vocabulary is not None:
+        for name, source in models.sources.items():
+            smaller, summary = trim_vocabulary(ctx.cache, source, files.vocabulary, request.tokens, files.evaluation)
+            models.sources[name] = smaller
+            models.trimmed[name] = summary
     return models
 
 
 def prepare_model(ctx: BuildContext, name: str, model: Source) -> ModelEntry:
-    """Exports a model, or a student of it, and preprocesses the samples as it does.
+    """Export a model or a student, and preprocess the samples with its own preprocessing.
 
     Args:
-        ctx: the build.
-        name: name of the student; empty for the model itself.
-        model: torch model; its memory is let go.
+        ctx: Build context.
+        name: Name of the student. Empty for the model itself.
+        model: Torch model. Its weights are released after the export.
     """
     float_graphs = export_model(ctx.cache, model, ctx.calibration)
     model.release()
@@ -125,27 +131,33 @@ def prepare_model(ctx: BuildContext, name: str, model: Source) -> ModelEntry:
     rows = [encoded.arrays for encoded in task.preprocess(ctx.calibration.inputs)]
     sizes = [task.modality.size(row) for row in rows]
     inputs = ctx.evaluation.inputs
-    halves = any("float16" in quantize.get(method).PRECISIONS for method in ctx.target.methods)
-    long = (
-        stand_in.long_rows(task, inputs, stand_in.longest(ctx.target, float_graphs.signature, task.max_size))
-        if halves
-        else []
-    )
+    has_float16 = any("float16" in quantize.get(method).PRECISIONS for method in ctx.target.methods)
+    guarded_inputs: Sequence[Input] = ()
+    long_rows: list[Arrays] = []
+    if has_float16:
+        guarded_inputs = inputs
+        longest = stand_in.longest(ctx.target, float_graphs.signature, task.max_size)
+        long_rows = stand_in.long_rows(task, inputs, longest)
 
     def guard() -> Iterator[Sequence[Arrays]]:
-        for start in range(0, len(inputs) if halves else 0, _CALIBRATION_BATCH):
-            yield [encoded.arrays for encoded in task.preprocess(inputs[start : start + _CALIBRATION_BATCH])]
-        yield from ([row] for row in long)
+        for start in range(0, len(guarded_inputs), _CALIBRATION_BATCH):
+            batch = guarded_inputs[start : start + _CALIBRATION_BATCH]
+            yield [encoded.arrays for encoded in task.preprocess(batch)]
+        yield from ([row] for row in long_rows)
 
     _LOG.info("calibration of %s: %d rows, sizes %d to %d", name or "the model", len(rows), min(sizes), max(sizes))
-    calibration = make_calibration(ctx, float_graphs, task, _in_calls(rows), guard)
-    evaluation, macs = ctx.evaluation.with_task(task), quantize.linear_macs(float_graphs)
-    return ModelEntry(name, float_graphs, evaluation, calibration, sizes, macs, _manifest_template(ctx, float_graphs))
-
-
-def _in_calls(rows: Sequence[Arrays]) -> list[Sequence[Arrays]]:
-    """A few rows each in the order of the file, so that short rows are padded as in use."""
-    return [rows[start : start + _CALIBRATION_BATCH] for start in range(0, len(rows), _CALIBRATION_BATCH)]
+    # The batches follow the order of the file, so that short rows are padded as in production.
+    batches = [rows[start : start + _CALIBRATION_BATCH] for start in range(0, len(rows), _CALIBRATION_BATCH)]
+    calibration = make_calibration(ctx, float_graphs, task, batches, guard)
+    return ModelEntry(
+        name=name,
+        float_graphs=float_graphs,
+        evaluation=ctx.evaluation.with_task(task),
+        calibration=calibration,
+        sizes=sizes,
+        linear_macs=quantize.linear_macs(float_graphs),
+        manifest_template=_manifest_template(ctx, float_graphs),
+    )
 
 
 def make_calibration(
@@ -155,30 +167,39 @@ def make_calibration(
     calls: Sequence[Sequence[Arrays]],
     guard: Callable[[], Iterable[Sequence[Arrays]]],
 ) -> Calibration:
-    """Feeds of every graph, as the loop brings them about; of one graph its outputs are judged by the task, of several each by its own outputs.
+    """Return the calibration of all graphs, with the feeds that the loop generates for them.
+
+    The task judges the outputs of a single graph. With several graphs, the outputs of each are compared as numbers.
 
     Args:
-        ctx: the build.
-        float_graphs: graphs of the export, which are run where feeds of one are outputs of another, or of an earlier call.
-        task: of the model.
-        calls: calibration rows of each call.
-        guard: gives the rows of each call that no 16-bit type may overflow on.
+        ctx: Build context.
+        float_graphs: Exported float32 graphs. They are run if a graph reads outputs of another graph, or of an
+            earlier call.
+        task: Task of the model.
+        calls: Calibration rows of each call.
+        guard: Function that returns the rows of each call on which no 16-bit type may overflow.
     """
     signatures = [graph.signature for graph in float_graphs.graphs]
-    if len(signatures) == 1:  # a loop may read a row in parts; outputs are taken apart by what shared a call
+    first = signatures[0].name
+    if len(signatures) == 1:
+        # The loop may split a row into several calls. Outputs are later split by the rows of these calls.
         loop = loops.get(float_graphs.loop)
-        calls = [part for rows in calls for part in loop.calls({signatures[0].name: signatures[0]}, rows)]
-    first, feeds = signatures[0].name, dict[str, list[dict[str, np.ndarray]]]()
-    for recorded in _record(ctx, float_graphs, calls):
-        for name, batches in recorded.items():
+        calls = [part for rows in calls for part in loop.calls({first: signatures[0]}, rows)]
+    feeds: dict[str, list[dict[str, np.ndarray]]] = {}
+    for feeds_by_name in _record_feeds(ctx, float_graphs, calls):
+        for name, batches in feeds_by_name.items():
             feeds.setdefault(name, []).extend(batches)
 
-    def guarded(name: str) -> Callable[[], Iterator[dict[str, np.ndarray]]]:
-        return lambda: (batch for recorded in _record(ctx, float_graphs, guard()) for batch in recorded[name])
+    def guard_feeds(name: str) -> Callable[[], Iterator[dict[str, np.ndarray]]]:
+        def generate() -> Iterator[dict[str, np.ndarray]]:
+            for feeds_by_name in _record_feeds(ctx, float_graphs, guard()):
+                yield from feeds_by_name[name]
+
+        return generate
 
     if len(signatures) > 1:
-        each = {s.name: Calibration(feeds[s.name], squared_error, guarded(s.name)) for s in signatures}
-        return Calibration(feeds[first], squared_error, guarded(first), graphs=each)
+        calibrations = {s.name: Calibration(feeds[s.name], squared_error, guard_feeds(s.name)) for s in signatures}
+        return Calibration(feeds[first], squared_error, guard_feeds(first), graphs=calibrations)
 
     def divergence(outputs: Sequence[Arrays], reference: Sequence[Arrays]) -> float:
         return float(task.divergence(outputs, reference).mean())
@@ -186,15 +207,16 @@ def make_calibration(
     def split(batch: int, outputs: Mapping[str, np.ndarray]) -> list[Arrays]:
         return single.split(signatures[0], calls[batch], outputs)
 
-    return Calibration(feeds[first], divergence, guarded(first), split)
+    return Calibration(feeds[first], divergence, guard_feeds(first), split)
 
 
-def _record(
+def _record_feeds(
     ctx: BuildContext, float_graphs: GraphSet, calls: Iterable[Sequence[Arrays]]
 ) -> Iterator[Mapping[str, list[dict[str, np.ndarray]]]]:
-    """Signature name to the feeds of its graph, call by call."""
+    """Yield the feeds of each graph by signature name, call by call."""
     signatures = [graph.signature for graph in float_graphs.graphs]
-    if len(signatures) == 1 and not signatures[0].state:  # its feeds are made of rows alone
+    if len(signatures) == 1 and not signatures[0].state:
+        # The feeds depend on the rows alone, so the graph need not run.
         record = loops.get(float_graphs.loop).record
         yield from (record({}, {signatures[0].name: signatures[0]}, rows) for rows in calls)
         return
@@ -206,76 +228,94 @@ def _record(
 
 
 def make_candidates(ctx: BuildContext, model: ModelEntry, method: str) -> list[Candidate]:
-    """The model by one method on each of the target's backends that runs it; where all layers in INT8 lose too much, also with fewer layers quantized."""
+    """Return the candidates of a model and a quantization method, one for each target backend that supports it.
+
+    If quantizing all layers exceeds the accuracy budget, candidates with some layers in float are added.
+    """
     runs_on = [backend for backend in ctx.target.backends if backend in quantize.get(method).BACKENDS]
     if not runs_on:
         return []
-    own = replace(ctx, evaluation=model.evaluation)
-    graphs = quantize_graphs(own, method, model.float_graphs, ctx.target.quantize, model.calibration)
-    candidates = _on_each(ctx, model, graphs, runs_on)
-    if method == "float32" or own.accuracy_limit is None or own.holds_budget(graph_outputs(own, graphs)):
+    model_ctx = replace(ctx, evaluation=model.evaluation)
+    graphs = quantize_graphs(model_ctx, method, model.float_graphs, ctx.target.quantize, model.calibration)
+    candidates = _write_candidates(ctx, model, graphs, runs_on)
+    if method == "float32" or model_ctx.accuracy_limit is None:
+        return candidates
+    if model_ctx.holds_budget(graph_outputs(model_ctx, graphs)):
         return candidates
     if ctx.late:
         ctx.note(f"The time allowed was used up: layers of '{method}' in float were not searched.")
         return candidates
-    # Ranges and smoothing stay as they were chosen. Both forms race, so that the table shows what the layers in float cost.
-    floats = [
-        replace(graph, recipe=made.recipe) for graph, made in zip(model.float_graphs.graphs, graphs.graphs, strict=True)
-    ]
-    reverted = revert_layers(
-        own, method, replace(model.float_graphs, graphs=tuple(floats)), ctx.target.quantize, model.calibration
-    )
+    # Ranges and smoothing stay as chosen for all layers. Both forms race, so that the table shows the cost of the
+    # layers in float.
+    graphs_with_recipes = []
+    for float_graph, quantized in zip(model.float_graphs.graphs, graphs.graphs, strict=True):
+        graphs_with_recipes.append(replace(float_graph, recipe=quantized.recipe))
+    float_graphs = replace(model.float_graphs, graphs=tuple(graphs_with_recipes))
+    reverted = revert_layers(model_ctx, method, float_graphs, ctx.target.quantize, model.calibration)
     if reverted.graphs is None:
-        whose = f" of the student {model.name}" if model.name else ""
-        ctx.note(f"No number of layers in float brings '{method}'{whose} inside the accuracy budget.")
+        owner = f" of the student {model.name}" if model.name else ""
+        ctx.note(f"No number of layers in float brings '{method}'{owner} inside the accuracy budget.")
         return candidates
-    return candidates + [
-        replace(c, sensitivity=reverted.ranking) for c in _on_each(ctx, model, reverted.graphs, runs_on)
-    ]
+    for candidate in _write_candidates(ctx, model, reverted.graphs, runs_on):
+        candidates.append(replace(candidate, sensitivity=reverted.ranking))
+    return candidates
 
 
 def make_candidate(ctx: BuildContext, model: ModelEntry, method: str, backend: str) -> Candidate | None:
-    """The model by one method on one backend, with all layers that the target quantizes; None where they do not go together."""
+    """Return the candidate of a model, a method and a backend, with all layers quantized that the target selects.
+
+    Returns:
+        The candidate, or None if the backend does not support the method or is not installed.
+    """
     if backend not in quantize.get(method).BACKENDS or backends.installed_version(backend) is None:
         return None
     graphs = quantize_graphs(ctx, method, model.float_graphs, ctx.target.quantize, model.calibration)
-    return _on_each(ctx, model, graphs, [backend])[0]
+    return _write_candidates(ctx, model, graphs, [backend])[0]
 
 
-def _on_each(ctx: BuildContext, model: ModelEntry, graphs: GraphSet, runs_on: Sequence[str]) -> list[Candidate]:
-    """One bundle in the scratch folder, complete but for its golden outputs, and a way to run it on each backend."""
+def _write_candidates(
+    ctx: BuildContext, model: ModelEntry, graphs: GraphSet, runs_on: Sequence[str]
+) -> list[Candidate]:
+    """Write one bundle to the scratch folder, complete except for golden outputs. Return a candidate per backend."""
     method = graphs.graphs[0].method
-    variants = [_variant(ctx, model, graphs, backend) for backend in runs_on]
+    variants = [_make_variant(ctx, model, graphs, backend) for backend in runs_on]
     manifest = replace(model.manifest_template, variants=tuple(variants))
-    bundle = assemble.write(
-        _free_folder(ctx.cache.scratch, method), manifest, assemble.graph_files(graphs), scratch=True
-    )
+    scratch = ctx.cache.scratch
+    folder = scratch / f"{method}-{len(list(scratch.glob(f'{method}-*')))}"
+    bundle = assemble.write(folder, manifest, assemble.graph_files(graphs), scratch=True)
     return [Candidate(bundle, variant, model.name) for variant in variants]
 
 
-def _free_folder(scratch: Path, method: str) -> Path:
-    return scratch / f"{method}-{len(list(scratch.glob(f'{method}-*')))}"
-
-
-def _variant(ctx: BuildContext, model: ModelEntry, graphs: GraphSet, backend: str) -> Variant:
-    target, tools, how = ctx.target, ctx.cache.tools, backends.get(backend)
-    signature, task = graphs.signature, model.evaluation.task
-    # An engine's memory is that of its profiles, whatever a call holds.
-    engine, max_tokens = None, MAX_TOKENS
-    if how.ENGINES:
-        bounds = {axis: task.max_size for axis in signature.varying[:1]} | {"batch": target.max_batch}
-        engine, max_tokens = target.engine and target.engine.clamp_profiles(bounds, {"batch", *signature.varying}), 0
+def _make_variant(ctx: BuildContext, model: ModelEntry, graphs: GraphSet, backend: str) -> Variant:
+    """Return the variant of graphs on a backend, before anything is measured."""
+    target = ctx.target
+    tools = ctx.cache.tools
+    module = backends.get(backend)
+    method = graphs.graphs[0].method
+    engine = None
+    max_tokens = MAX_TOKENS
+    if module.ENGINES:
+        # The profiles of an engine determine its memory, so calls need no token limit.
+        max_tokens = 0
+        if target.engine is not None:
+            axes = graphs.signature.varying
+            bounds = {axis: model.evaluation.task.max_size for axis in axes[:1]}
+            engine = target.engine.clamp_profiles({**bounds, "batch": target.max_batch}, {"batch", *axes})
+    paths = {g.signature.name: f"graphs/{g.path.name}" for g in graphs.graphs}
+    packages = (*module.PACKAGES, "numpy", "tokenizers")
+    versions = {name: tools[name] for name in packages if name in tools}
+    shapes = target.shapes if module.STATIC_SHAPES else None
     return Variant(
         backend=backend,
-        method=graphs.graphs[0].method,
-        graphs={g.signature.name: f"graphs/{g.path.name}" for g in graphs.graphs},
+        method=method,
+        graphs=paths,
         device=target.device,
         threads=target.threads or cpus(),
         executed="not measured",
-        requires=_requires(graphs.graphs[0].method, target),
-        versions={name: tools[name] for name in (*how.PACKAGES, "numpy", "tokenizers") if name in tools},
+        requires=_list_requirements(method, target),
+        versions=versions,
         recipe=graphs.recipe,
-        shapes=(target.shapes or ()) if how.STATIC_SHAPES else (),
+        shapes=shapes or (),
         linear_macs=model.linear_macs,
         engine=engine,
         rows=quantize.rows_of(graphs),
@@ -304,6 +344,11 @@ def _manifest_template(ctx: BuildContext, float_graphs: GraphSet) -> Manifest:
     )
 
 
-def _requires(method: str, target: Target) -> dict[str, str]:
-    """What a device must have beyond the backend: sums of INT8 products of full range saturate on x86 without VNNI, whatever they were made and scored on."""
-    return {"instructions": "vnni"} if method in FULL_RANGE and target.quantize.weight_bits == 8 else {}
+def _list_requirements(method: str, target: Target) -> dict[str, str]:
+    """Return what a device must have besides the backend.
+
+    On x86 without VNNI, sums of full-range INT8 products saturate, so graphs with such products require VNNI.
+    """
+    if method in FULL_RANGE and target.quantize.weight_bits == 8:
+        return {"instructions": "vnni"}
+    return {}

@@ -1,4 +1,4 @@
-"""Pruning for a target: the clock that decides what goes, and the verb around it."""
+"""Pruning for a target: :func:`prune`, and the clock that times pruned layers on the target's backend."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import numpy as np
 from edgekit import samples as samples_module
 from edgekit import source
 from edgekit.cache.store import Cache
-from edgekit.compress.distill import Distilled, lesson
+from edgekit.compress.distill import Distilled, read_training_samples
 from edgekit.compress.folders import check_output, place
 from edgekit.compress.plan import Latency
 from edgekit.compress.prune import Base, Pruned, Recovery, check_speedup, prune_layers
 from edgekit.machine.cpu import cpu_name, cpus
 from edgekit.search import checks
 from edgekit.search.context import BuildContext, EvaluationSet
-from edgekit.search.kept import StepCache
 from edgekit.search.measure import race_candidates
-from edgekit.search.models import make_candidate, prepare_model
+from edgekit.search.models import ModelEntry, make_candidate, prepare_model
 from edgekit.search.race import ratio
 from edgekit.search.record import Candidate, Record
 from edgekit.search.stand_in import reference_outputs
+from edgekit.search.step_cache import StepCache
 from edgekit.source import Source
 from edgekit.spec import target as targets
 from edgekit.spec.options import PruneOptions
@@ -36,25 +36,26 @@ from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.sources import FilePath, SampleSource
 
-__all__ = ["PruneResult", "clock", "prune"]
+__all__ = ["PruneResult", "make_clock", "prune"]
 
-_ROUNDS, _INPUTS_A_ROUND = 12, 20
+_ROUNDS = 12
+_INPUTS_A_ROUND = 20
 
 
 @dataclass(frozen=True)
 class PruneResult:
-    """A pruned model.
+    """Result of :func:`prune`.
 
     Attributes:
-        pruned: what was cut, and how much faster that is.
-        distilled: its scores, and with recovery its epochs.
+        pruned: Layers before and after, and the measured speedup.
+        distilled: Scores of the pruned model, and the epochs of the recovery.
     """
 
     pruned: Pruned
     distilled: Distilled
 
     def text(self) -> str:
-        """Layers, speed, and then as a student's."""
+        """Return the layers, the speedup and the scores as text."""
         return f"{self.pruned.text()}\n{self.distilled.text()}"
 
     def record(self) -> dict[str, object]:
@@ -63,46 +64,51 @@ class PruneResult:
         layers = {
             "before": plain(pruned.before),
             "after": plain(pruned.after),
-            "asked": pruned.asked,
+            "asked": pruned.requested,
             "speedup": pruned.speedup,
         }
         return {**layers, **self.distilled.record()}
 
 
-def clock(ctx: BuildContext) -> Latency:
-    """Times models on a target's backend, one input at a time, in the form that is fastest for the first that is timed.
+def make_clock(ctx: BuildContext) -> Latency:
+    """Return a clock that times models on the target's backends, one input at a time.
 
-    What is made for that is thrown away: a cache full of models that are never seen again would push out what is.
+    All models are timed with the method and backend that are fastest for the first timed model. The bundles of the
+    timed models are stored in a temporary cache: they are never used again, and would displace useful entries from the
+    build cache.
 
     Args:
-        ctx: the build, for a target that :func:`edgekit.search.checks.check_here` takes; the inputs of its evaluation rows are timed.
+        ctx: Build context. Its target must pass :func:`edgekit.search.checks.check_here`. Its evaluation inputs are
+            timed.
     """
-    # What ranges are chosen does not change what a product costs.
-    quick = replace(ctx.target, quantize=replace(ctx.target.quantize, ranges="min_max", smooth="off"), use="latency")
-    forms: list[tuple[str, str]] = []
+    # The choice of the ranges does not change the latency, so the fastest choice is used.
+    quantization = replace(ctx.target.quantize, ranges="min_max", smooth="off")
+    target = replace(ctx.target, quantize=quantization, use="latency")
+    fastest_form: list[tuple[str, str]] = []
 
     def measure(models: Sequence[Source]) -> list[float]:
         with tempfile.TemporaryDirectory(prefix="clock-", dir=ctx.cache.scratch) as folder:
-            place = Path(folder)
-            cache = StepCache(place, ctx.cache.progress, Cache(place / "cache", math.inf))
-            apart = replace(
-                ctx, target=quick, cache=cache, strict=False, deadline=None, recorded=Record(""), replayed=None
+            scratch = Path(folder)
+            cache = StepCache(scratch, ctx.cache.progress, Cache(scratch / "cache", math.inf))
+            timing_ctx = replace(
+                ctx, target=target, cache=cache, strict=False, deadline=None, recorded=Record(""), replayed=None
             )
-            entries = [prepare_model(apart, "", model) for model in models]
-            if not forms:
-                every = [make_candidate(apart, entries[0], m, b) for m in quick.methods for b in quick.backends]
-                able = [candidate for candidate in every if candidate is not None]
-                medians = [np.median(np.concatenate(times)) for times in _times(apart, able)]
-                fastest = able[int(np.argmin(medians))].variant
-                forms.append((fastest.method, fastest.backend))
-            same_form = [make_candidate(apart, entry, *forms[0]) for entry in entries]
-            times = _times(apart, [candidate for candidate in same_form if candidate is not None])
-            return [ratio(own, times[0])[0] for own in times]
+            entries = [prepare_model(timing_ctx, "", model) for model in models]
+            if not fastest_form:
+                fastest_form.append(_find_fastest_form(timing_ctx, entries[0]))
+            method, backend = fastest_form[0]
+            candidates = []
+            for entry in entries:
+                candidate = make_candidate(timing_ctx, entry, method, backend)
+                if candidate is not None:
+                    candidates.append(candidate)
+            times_ms = _time_candidates(timing_ctx, candidates)
+            return [ratio(candidate_ms, times_ms[0])[0] for candidate_ms in times_ms]
 
-    names = ("backends", "methods", "device", "threads", "shapes", "instructions")
-    about = {name: plain(getattr(quick, name)) for name in names}
-    about |= {
-        "quantize": plain(quick.quantize),
+    target_fields = ("backends", "methods", "device", "threads", "shapes", "instructions")
+    about = {
+        **{name: plain(getattr(target, name)) for name in target_fields},
+        "quantize": plain(quantization),
         "machine": [cpu_name(), cpus()],
         **ctx.cache.always,
         "texts": ctx.evaluation.samples.digest,
@@ -110,7 +116,21 @@ def clock(ctx: BuildContext) -> Latency:
     return Latency(measure, about, None if ctx.replayed is None else ctx.replayed.plans, ctx.recorded.plans)
 
 
-def _times(ctx: BuildContext, candidates: Sequence[Candidate]) -> Sequence[Sequence[Sequence[float]]]:
+def _find_fastest_form(ctx: BuildContext, entry: ModelEntry) -> tuple[str, str]:
+    """Return the method and the backend of the target with the lowest median latency for a model."""
+    candidates = []
+    for method in ctx.target.methods:
+        for backend in ctx.target.backends:
+            candidate = make_candidate(ctx, entry, method, backend)
+            if candidate is not None:
+                candidates.append(candidate)
+    medians = [np.median(np.concatenate(times_ms)) for times_ms in _time_candidates(ctx, candidates)]
+    fastest = candidates[int(np.argmin(medians))].variant
+    return fastest.method, fastest.backend
+
+
+def _time_candidates(ctx: BuildContext, candidates: Sequence[Candidate]) -> Sequence[Sequence[Sequence[float]]]:
+    """Return the times of candidates in ms: ``[candidate][round][input]``."""
     return race_candidates(ctx, candidates, _ROUNDS, _INPUTS_A_ROUND).times_ms
 
 
@@ -125,40 +145,48 @@ def prune(
     options: PruneOptions | None = None,
     progress: Progress = silent,
 ) -> PruneResult:
-    """Remove attention heads and feed-forward neurons of a model until it is so much faster on the target, and regain accuracy.
+    """Remove attention heads and feed-forward neurons until a model reaches a speedup on the target.
+
+    Accuracy is then recovered by distillation from the original model.
 
     Args:
         model: Local Hugging Face folder or a hub id: a text classifier.
-        speedup: Wanted ratio of speeds, above 1: one text at a time, in the form (method and backend) in which the model is fastest on the target.
-        samples: Samples that the importance is measured on and that are trained on, one source or several; labels are not needed.
-        eval: Labelled samples: their texts are timed, and by them the best epoch is chosen.
+        speedup: Target ratio of latencies, original over pruned, above 1. It is measured with one text at a time, with
+            the method and backend that are fastest for the model on the target.
+        samples: Samples for importance scores and training, one source or several. Labels are not needed.
+        eval: Labelled samples. Their texts are timed, and their labels choose the best epoch.
         out: Folder of the pruned model; it appears whole or not at all.
         options: Options; None for the defaults.
         progress: Function that is called after each step.
 
     Raises:
-        EdgekitError: a subclass says which of model, samples, target, training or disk is at fault; nothing is left at ``out``.
+        EdgekitError: Model, samples, target, training or disk are at fault; the subclass says which. Nothing is left
+            at ``out``.
     """
-    asked = options or PruneOptions()
-    start, destination = time.perf_counter(), Path(os.path.abspath(out))
-    sources, labelled = samples_module.collect_all(samples), samples_module.collect(eval, "eval")
+    if options is None:
+        options = PruneOptions()
+    start = time.perf_counter()
+    destination = Path(os.path.abspath(out))
+    training_sources = samples_module.collect_all(samples)
+    evaluation_source = samples_module.collect(eval, "eval")
     check_speedup(speedup)
-    chosen = checks.settled(targets.load(os.fspath(asked.target)), (), None)
-    checks.check_target(chosen)
-    checks.check_here(chosen)
-    check_output(destination, asked.force)
-    origin = source.read(os.fspath(model), asked.revision)
-    rows = lesson(sources, asked.columns, origin.modality)
-    evaluation = samples_module.read(labelled, asked.columns, modality=origin.modality)
+    target = checks.settled(targets.load(os.fspath(options.target)), (), None)
+    checks.check_target(target)
+    checks.check_here(target)
+    check_output(destination, options.force)
+    teacher = source.read(os.fspath(model), options.revision)
+    training_samples = read_training_samples(training_sources, options.columns, teacher.modality)
+    evaluation = samples_module.read(evaluation_source, options.columns, modality=teacher.modality)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
-        task = origin.save_assets(Path(scratch) / "assets")
-        calibration = rows[0].take(checks.CALIBRATION_ROWS, 0)
-        checks.check_calibration(task, calibration, chosen)
-        checks.check_rows(task, (*rows, evaluation))
+        task = teacher.save_assets(Path(scratch) / "assets")
+        calibration = training_samples[0].take(checks.CALIBRATION_ROWS, 0)
+        checks.check_calibration(task, calibration, target)
+        checks.check_rows(task, (*training_samples, evaluation))
         cache = StepCache(Path(scratch), progress, Cache())
-        scored = EvaluationSet(evaluation, evaluation.evaluation(task), reference_outputs(cache, origin, evaluation))
-        ctx = BuildContext(chosen, scored, calibration, origin.digest, cache, Record(cpu_name()))
-        recovery = Recovery(rows, evaluation, asked.training if asked.recover else None)
-        found = prune_layers(origin, Base(origin), speedup, recovery, clock(ctx), progress)
-        place(found.made.folder, destination, asked.force)
-    return PruneResult(found, Distilled.of(destination, found.made, time.perf_counter() - start))
+        reference = reference_outputs(cache, teacher, evaluation)
+        evaluation_set = EvaluationSet(evaluation, evaluation.evaluation(task), reference)
+        ctx = BuildContext(target, evaluation_set, calibration, teacher.digest, cache, Record(cpu_name()))
+        recovery = Recovery(training_samples, evaluation, options.training if options.recover else None)
+        pruned = prune_layers(teacher, Base(teacher), speedup, recovery, make_clock(ctx), progress)
+        place(pruned.student.folder, destination, options.force)
+    return PruneResult(pruned, Distilled.of(destination, pruned.student, time.perf_counter() - start))

@@ -1,7 +1,8 @@
-"""Measures candidates on this machine: what each answers, costs and takes, every one in a process of its own.
+"""Outputs, costs and latencies of candidates on this machine. Each candidate runs in a process of its own.
 
-Latencies are taken in turns, a few inputs of each candidate at a time, so that a change of the machine's speed meets all of
-them alike, and are compared input by input within a turn (duet measurement: Bulej et al., "Duet Benchmarking", arXiv 2001.05811).
+Candidates are timed interleaved, a few inputs of each in turn, so that a change in the speed of the machine affects all
+of them alike. They are compared input by input within a round (duet measurement: Bulej et al., "Duet Benchmarking",
+arXiv 2001.05811).
 """
 
 from __future__ import annotations
@@ -17,75 +18,89 @@ from edgekit.search import agree
 from edgekit.search.record import Candidate, CandidateResult, Costs, Race
 from edgekit.spec.manifest import Variant
 from edgekit.spec.progress import Progress
-from edgekit.spec.protocols import Input
+from edgekit.spec.protocols import Arrays, Input
 from edgekit.timing.worker import Worker
 
-__all__ = ["in_turns", "measure_candidate", "ratio", "turns"]
+__all__ = ["measure_candidate", "ratio", "time_candidates", "turns"]
 
 _WARM_UP = 5
+"""Calls at the start of each turn that are not counted."""
 _FEWEST_ROUNDS = 4
 _RESAMPLES = 2000
-_LIST = (
-    320  # inputs of a list that is timed for throughput: some ten of the usual batches, so that length-sorting shows
-)
+_LIST_INPUTS = 320
+"""Most inputs of the list for throughput, about ten usual batches, so that sorting by length has an effect."""
 
 
 def measure_candidate(
     candidate: Candidate, inputs: Sequence[Input], longest: int, limit_mb: float | None, progress: Progress
 ) -> CandidateResult:
-    """Lets a candidate answer all inputs alone, and many of them in lists.
+    """Run a candidate on all inputs one by one, and on many of them in lists.
 
     Args:
-        candidate: what runs.
-        inputs: of the evaluation set.
-        longest: size of the longest row that memory is measured at, e.g. in tokens.
-        limit_mb: what the process may take, or None: lists are cut so that their calls stay below it, as far as a single row does.
-        progress: told after each part.
+        candidate: Candidate to run.
+        inputs: Inputs of the evaluation set.
+        longest: Size of the longest row, e.g. in tokens, at which memory is measured.
+        limit_mb: Memory limit of the process in MiB, or None. Lists are cut so that their calls stay below it, down to
+            single rows.
+        progress: Function that is called after each part.
 
     Raises:
-        BackendError: when it cannot run.
-        OutputError: when an answer is not finite.
+        BackendError: The candidate cannot run.
+        OutputError: An output is not finite.
     """
     batch = candidate.variant.batch or candidate.bundle.manifest.max_batch
     lists = agree.lists(len(inputs), batch)
+    order = tuple(i for rows in lists for i in rows)
     watch = Watch()
     with Worker(candidate.bundle.path, variant=candidate.variant) as worker:
         first_answer_ms = worker.start(inputs[0]).total_ms
         outputs = worker.predict(inputs, progress, step=f"evaluate {candidate}")
-        listed = [row for rows in lists for row in worker.predict([inputs[i] for i in rows], batched=True)]
-        memory_mb, largest, max_tokens = _largest_call(worker, candidate.variant, batch, longest, limit_mb)
+        listed: list[Arrays] = []
+        for rows in lists:
+            listed.extend(worker.predict([inputs[i] for i in rows], batched=True))
+        memory_mb, memory_rows, max_tokens = _measure_memory(worker, candidate.variant, batch, longest, limit_mb)
         costs = Costs(
-            first_answer_ms,
-            memory_mb,
-            worker.executed_precision(),
-            max_tokens,
-            memory_rows=largest,
+            first_answer_ms=first_answer_ms,
+            memory_mb=memory_mb,
+            executed=worker.executed_precision(),
+            max_tokens=max_tokens,
+            memory_rows=memory_rows,
             memory_tokens=longest,
         )
-    return CandidateResult(outputs, costs, listed, tuple(i for rows in lists for i in rows), watch.stop())
+    return CandidateResult(outputs, costs, listed, order, watch.stop())
 
 
-def _largest_call(
+def _measure_memory(
     worker: Worker, variant: Variant, batch: int, longest: int, limit_mb: float | None
 ) -> tuple[float, int, int]:
-    """Peak memory at the largest call of a list, the rows of that call, and the limit of tokens that makes it so.
+    """Measure the peak memory of the largest call of a list.
 
-    Attention takes memory by the square of the length: of all calls with so many tokens that of the longest rows takes most.
+    The memory of attention grows with the square of the length. Of all calls with the same number of tokens, the call
+    with the longest rows therefore needs the most memory.
+
+    Returns:
+        The peak memory in MiB; the rows of the largest call; and the token limit of calls that keeps lists to it.
     """
-    fitting = max(1, variant.max_tokens // longest) if variant.max_tokens else batch
-    most = 1 if variant.rows == "alone" else min(batch, fitting)
-    before, rows = 0.0, 1
-    # One row, and twice as many each time: the peak only rises, so that it is that of the last.
-    for count in [most] if limit_mb is None else [*(2**i for i in range(most.bit_length()) if 2**i < most), most]:
+    fitting_rows = max(1, variant.max_tokens // longest) if variant.max_tokens else batch
+    most_rows = 1 if variant.rows == "alone" else min(batch, fitting_rows)
+    counts = [most_rows]
+    if limit_mb is not None:
+        # The rows double, starting at one. The peak only rises, so it is always the peak of the last call.
+        powers = [2**i for i in range(most_rows.bit_length())]
+        counts = [*(count for count in powers if count < most_rows), most_rows]
+    peak_mb = 0.0
+    rows = 1
+    for count in counts:
         worker.fill(count, longest)
-        memory = worker.memory_mb()
-        if limit_mb is not None and memory > limit_mb and count > 1:
-            return before, rows, rows * longest
-        before, rows = memory, count
-    return before, rows, variant.max_tokens
+        memory_mb = worker.memory_mb()
+        if limit_mb is not None and memory_mb > limit_mb and count > 1:
+            return peak_mb, rows, rows * longest
+        peak_mb = memory_mb
+        rows = count
+    return peak_mb, rows, variant.max_tokens
 
 
-def in_turns(
+def time_candidates(
     candidates: Sequence[Candidate],
     inputs: Sequence[Input],
     rounds: int,
@@ -95,21 +110,24 @@ def in_turns(
     lists: bool = False,
     until: float | None = None,
 ) -> Race:
-    """Times all candidates, a few inputs of each in turn.
+    """Time all candidates interleaved, a few inputs of each in turn.
 
     Args:
-        candidates: what runs.
-        inputs: those that are timed are chosen from them, spread evenly.
-        rounds: turns of each candidate.
-        inputs_a_round: inputs of a turn.
-        progress: told after each round.
-        lists: also time each candidate in every round on a list, as one call: at most 320 inputs, spread evenly.
-        until: ``time.monotonic()`` after which no further round is begun, once there were four.
+        candidates: Candidates to time.
+        inputs: Inputs to choose from. The timed inputs are spread evenly over them.
+        rounds: Number of rounds. Each candidate has one turn per round.
+        inputs_a_round: Number of inputs in a turn.
+        progress: Function that is called after each round.
+        lists: Whether to also time each candidate in every round on one list of at most 320 inputs, spread evenly.
+        until: Time, as in ``time.monotonic()``, after which no further round starts once four have run. None for no
+            limit.
     """
-    parts = [[inputs[i] for i in turn] for turn in turns(len(inputs), rounds, inputs_a_round)]
+    parts = []
+    for indices in turns(len(inputs), rounds, inputs_a_round):
+        parts.append([inputs[i] for i in indices])
+    list_inputs = [inputs[i] for (i,) in turns(len(inputs), min(len(inputs), _LIST_INPUTS), 1)]
     times: list[list[tuple[float, ...]]] = [[] for _ in candidates]
     rates: list[list[float]] = [[] for _ in candidates]
-    listed = [inputs[i] for (i,) in turns(len(inputs), min(len(inputs), _LIST), 1)]
     watch = Watch()
     with contextlib.ExitStack() as stack:
         workers = [stack.enter_context(Worker(c.bundle.path, variant=c.variant, checked=True)) for c in candidates]
@@ -119,39 +137,61 @@ def in_turns(
         for turn, part in enumerate(parts):
             if until is not None and turn >= _FEWEST_ROUNDS and time.monotonic() > until:
                 break
-            # Every other round backwards: none is always the first behind a pause.
-            for index in range(len(workers)) if turn % 2 == 0 else reversed(range(len(workers))):
-                with workers[index].turn():
-                    times[index].append(tuple(workers[index].time([*part[:_WARM_UP], *part])[-len(part) :]))
+            order = list(range(len(workers)))
+            if turn % 2:
+                # Odd rounds run in reverse order, so that no candidate is always the first after a pause.
+                order.reverse()
+            for index in order:
+                worker = workers[index]
+                with worker.turn():
+                    times[index].append(tuple(worker.time([*part[:_WARM_UP], *part])[-len(part) :]))
                     if lists:
-                        rates[index].append(len(listed) / workers[index].seconds(listed))
+                        rates[index].append(len(list_inputs) / worker.seconds(list_inputs))
             progress("race candidates", turn + 1, rounds)
-    return Race(
-        tuple(map(tuple, times)), tuple(map(tuple, rates)) if lists else (), watch.stop()
-    )  # the workers have ended, so their time is known
+    # The watch stops after the workers have ended, because only then is their CPU time known.
+    busy = watch.stop()
+    return Race(tuple(map(tuple, times)), tuple(map(tuple, rates if lists else ())), busy)
 
 
 def turns(count: int, rounds: int, inputs_a_round: int) -> list[list[int]]:
-    """Which of ``count`` inputs are timed in which round: spread evenly over the set, and over it again in every round."""
+    """Return which of ``count`` inputs each round times. The inputs of every round are spread evenly over the set.
+
+    Args:
+        count: Number of inputs.
+        rounds: Number of rounds.
+        inputs_a_round: Number of inputs in a turn.
+
+    Returns:
+        Input indices: ``[round][input]``.
+    """
     total = rounds * inputs_a_round
-    chosen = [i * count // total for i in range(total)]
-    return [chosen[turn::rounds] for turn in range(rounds)]
+    indices = [i * count // total for i in range(total)]
+    return [indices[turn::rounds] for turn in range(rounds)]
 
 
-def ratio(own: Sequence[Sequence[float]], other: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float]:
-    """How many times the other's time this one takes, and the upper end of the 95 % interval of that.
+def ratio(
+    times: Sequence[Sequence[float]], other_times: Sequence[Sequence[float]], seed: int = 0
+) -> tuple[float, float]:
+    """Return the ratio of a candidate's times to those of another candidate, with a confidence bound.
 
-    The statistic is the median of the paired ratios; the interval is a percentile bootstrap over rounds, since times
+    The statistic is the median of the paired ratios. The interval is a percentile bootstrap over rounds, because times
     within a round are not independent.
 
     Args:
-        own: milliseconds ``[round][input]``.
-        other: the same rounds and inputs of another candidate.
-        seed: of the resampling.
+        times: Times of the candidate in ms: ``[round][input]``.
+        other_times: Times of the other candidate in ms, for the same rounds and inputs.
+        seed: Random seed for the bootstrap.
+
+    Returns:
+        The ratio, and the upper end of its 95 % interval.
     """
-    logs = [np.log(np.asarray(a) / np.asarray(b)) for a, b in zip(own, other, strict=True)]
+    logs = []
+    for turn, other_turn in zip(times, other_times, strict=True):
+        logs.append(np.log(np.asarray(turn) / np.asarray(other_turn)))
     middle = float(np.median(np.concatenate(logs)))
     random = np.random.default_rng(seed)
-    picks = random.integers(0, len(logs), (_RESAMPLES, len(logs)))
-    medians = [np.median(np.concatenate([logs[i] for i in pick])) for pick in picks]
+    resamples = random.integers(0, len(logs), (_RESAMPLES, len(logs)))
+    medians = []
+    for resample in resamples:
+        medians.append(np.median(np.concatenate([logs[i] for i in resample])))
     return float(np.exp(middle)), float(np.exp(np.quantile(medians, 0.975)))

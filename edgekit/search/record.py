@@ -1,6 +1,6 @@
-"""Ways to run a model that compete, what was measured of each, and the record of it: ``race.json`` in a bundle.
+"""Candidates of a search, their measured results, and the record of the measurements: ``race.json`` in a bundle.
 
-Times are the one part of a build that no seed repeats, so they can be given again.
+A build is reproducible except for its times, so a build can take them from a record in place of a measurement.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ FILE = "race.json"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to run the model that may win.
+    """A way to run the model, which takes part in the search.
 
     Attributes:
-        bundle: its graphs and assets, in a scratch folder.
-        variant: how they are run.
-        model: name of the student whose graphs they are; empty for the model itself.
-        sensitivity: layer to the damage that quantizing it alone does, where layers were taken back to float by that.
+        bundle: Bundle with the graphs and assets, in a scratch folder.
+        variant: Settings to run the graphs with.
+        model: Name of the student that the graphs belong to. Empty for the model itself.
+        sensitivity: Damage of quantizing a single layer, by layer name, if this decided which layers stay in float.
     """
 
     bundle: Bundle
@@ -48,30 +48,39 @@ class Candidate:
 
     @property
     def files(self) -> dict[str, Path]:
-        """Place in the bundle to file, of all of its files."""
+        """All files of the bundle, by their path in the bundle."""
         return {name: self.bundle.path / name for name in self.bundle.manifest.files}
 
     def __str__(self) -> str:
-        """E.g. ``static on openvino, buckets 16/32/64``."""
-        v = self.variant
-        shapes = f", buckets {'/'.join(map(str, v.shapes))}" if v.shapes else ""
-        streams = f", {v.streams} streams" if v.streams > 1 else ""
+        """Return a description, e.g. ``static on openvino, buckets 16/32/64, 2 thread(s)``."""
+        variant = self.variant
         student = f"student {self.model}, " if self.model else ""
-        rows = ", rows alone" if v.rows == "alone" else f", batch {v.batch}" if v.batch > 1 else ""
-        return f"{student}{v.method} on {v.backend}{shapes}, {v.threads} thread(s){streams}{rows}"
+        parts = [f"{student}{variant.method} on {variant.backend}"]
+        if variant.shapes:
+            parts.append(f"buckets {'/'.join(map(str, variant.shapes))}")
+        parts.append(f"{variant.threads} thread(s)")
+        if variant.streams > 1:
+            parts.append(f"{variant.streams} streams")
+        if variant.rows == "alone":
+            parts.append("rows alone")
+        elif variant.batch > 1:
+            parts.append(f"batch {variant.batch}")
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What a candidate took beside time for its inputs, and what of its lists a choice rests on.
+    """Measured costs of a candidate besides its latency.
 
     Attributes:
-        first_answer_ms: process start to the first answer.
-        memory_mb: peak resident memory of the predicting process after all rows and the largest call that a list is cut into, MiB.
-        executed: what the linear layers ran in.
-        max_tokens: rows times padded length that a list is to be cut by: the candidate's, or less where memory is limited.
-        memory_rows, memory_tokens: rows of that largest call on each stream, and tokens of each.
-        lists: how far answers in lists are from those to rows alone; None before they were compared.
+        first_answer_ms: Time from process start to the first answer in ms.
+        memory_mb: Peak resident memory of the process in MiB, after all rows and the largest call of a list.
+        executed: Precision in which the linear layers ran.
+        max_tokens: Token limit of a call, rows times padded length, by which lists are cut. It is the candidate's, or
+            smaller if memory is limited.
+        memory_rows: Rows of the largest call, on each stream.
+        memory_tokens: Tokens of each row of the largest call.
+        lists: Agreement of the outputs in lists with those of single rows. None before they were compared.
     """
 
     first_answer_ms: float
@@ -85,14 +94,14 @@ class Costs:
 
 @dataclass(frozen=True)
 class CandidateResult:
-    """What a candidate answers and costs.
+    """Measured outputs and costs of a candidate.
 
     Attributes:
-        outputs: one entry a row, run one at a time.
-        costs: what it took.
-        listed: outputs in lists.
-        order: row that each entry of ``listed`` is of.
-        busy: what else the machine did meanwhile; None where nothing was timed.
+        outputs: Outputs of each row, run one by one.
+        costs: Costs besides latency.
+        listed: Outputs of rows in lists.
+        order: Row index of each entry of ``listed``.
+        busy: Load of the machine during the measurement. None if nothing was timed.
     """
 
     outputs: Sequence[Arrays]
@@ -104,12 +113,13 @@ class CandidateResult:
 
 @dataclass(frozen=True)
 class Race:
-    """Raw times, candidate by candidate, in the order that they were given.
+    """Raw times of candidates that ran interleaved, in the order of the candidates.
 
     Attributes:
-        times_ms: milliseconds from input to answer: ``[candidate][round][input]``, the same inputs in a round for all.
-        rows_per_s: rows of one list per second: ``[candidate][round]``; empty where throughput was not asked for.
-        busy: what else the machine did meanwhile; None on records that do not say.
+        times_ms: Latency from input to answer in ms: ``[candidate][round][input]``. All candidates have the same inputs
+            in a round.
+        rows_per_s: Throughput of one list in rows per second: ``[candidate][round]``. Empty if it was not measured.
+        busy: Load of the machine during the measurement. None in records without it.
     """
 
     times_ms: tuple[tuple[tuple[float, ...], ...], ...]
@@ -117,35 +127,43 @@ class Race:
     busy: Busy | None = None
 
     def noise(self) -> float:
-        """How far two halves of the race, between which nothing differs, are apart: at least 1.
+        """Return the measurement noise of the race as a ratio, at least 1.
 
-        Each candidate's time is taken over that of the fastest, input by input, in the odd rounds and in the even ones: a ratio of the two that is not 1 is
-        noise of the very kind that a choice between candidates rests on. The largest of all candidates; 1 for one candidate or one round.
+        The times of each candidate are divided by those of the fastest, input by input. The median of these ratios
+        should be the same in the even rounds and in the odd rounds. The noise is the largest factor between the two
+        medians over all candidates, so it has the same unit as the ratios that a choice compares. It is 1 for a single
+        candidate or a single round.
         """
-        costs = [[[1.0 / rate] for rate in rates] for rates in self.rows_per_s] if self.rows_per_s else self.times_ms
+        costs: Sequence[Sequence[Sequence[float]]] = self.times_ms
+        if self.rows_per_s:
+            costs = [_invert_rates(rates) for rates in self.rows_per_s]
         if len(costs) < 2 or len(costs[0]) < 2:
             return 1.0
-        first = min(
-            range(len(costs)), key=lambda i: float(np.median(np.concatenate([np.asarray(turn) for turn in costs[i]])))
-        )
-        apart = [1.0]
-        for index in range(len(costs)):
-            logs = [np.log(np.asarray(a) / np.asarray(b)) for a, b in zip(costs[index], costs[first], strict=True)]
-            apart.append(
-                float(np.exp(abs(np.median(np.concatenate(logs[::2])) - np.median(np.concatenate(logs[1::2])))))
-            )
-        return max(apart)
+        medians = [float(np.median(np.concatenate(list(map(np.asarray, turns))))) for turns in costs]
+        fastest = costs[medians.index(min(medians))]
+        noise = 1.0
+        for turns in costs:
+            logs = [np.log(np.asarray(a) / np.asarray(b)) for a, b in zip(turns, fastest, strict=True)]
+            even = np.median(np.concatenate(logs[::2]))
+            odd = np.median(np.concatenate(logs[1::2]))
+            noise = max(noise, float(np.exp(abs(even - odd))))
+        return noise
+
+
+def _invert_rates(rates: Sequence[float]) -> list[list[float]]:
+    """Return seconds per row in the form of times, ``[round][1]``, for rows per second: ``[round]``."""
+    return [[1.0 / rate] for rate in rates]
 
 
 @dataclass(frozen=True)
 class Record:
-    """Everything of a build's races that came from a clock or from the system.
+    """All results of a build that depend on the clock or the system.
 
     Attributes:
-        machine: where it ran.
-        costs: by candidate, see :func:`key`.
-        races: by the candidates that took part.
-        plans: how models were pruned, by what they were pruned from: JSON of ``compress/prune.py``.
+        machine: Name of the CPU that measured.
+        costs: Costs by candidate key, see :func:`key`.
+        races: Races by the digest of the candidates that took part.
+        plans: Pruning plans by the digest of their inputs, as JSON of ``compress/prune.py``.
     """
 
     machine: str
@@ -154,74 +172,76 @@ class Record:
     plans: dict[str, str] = field(default_factory=dict)
 
     def add_costs(self, candidate: Candidate, result: CandidateResult) -> None:
-        """Notes what a candidate took; the first time counts, which is that of the evaluation set."""
+        """Record the costs of a candidate, unless they are recorded: the first measurement is on the evaluation set."""
         self.costs.setdefault(key(candidate), result.costs)
 
     def with_costs(self, candidate: Candidate, result: CandidateResult) -> CandidateResult:
-        """The same answers with the costs on record.
+        """Return a result with the same outputs and the recorded costs.
 
         Raises:
-            UsageError: when the record does not have the candidate.
+            UsageError: The record does not contain the candidate.
         """
-        found = self.costs.get(key(candidate))
-        if found is None:
-            raise _other(f"the candidate '{candidate}'")
-        return replace(result, costs=found)
+        costs = self.costs.get(key(candidate))
+        if costs is None:
+            raise _missing_error(f"the candidate '{candidate}'")
+        return replace(result, costs=costs)
 
     def add_race(self, candidates: Sequence[Candidate], race: Race) -> None:
-        """Notes the times of a race."""
+        """Record the times of a race."""
         self.races[_race_key(candidates)] = race
 
     def race(self, candidates: Sequence[Candidate]) -> Race:
-        """The times on record.
+        """Return the recorded times of these candidates.
 
         Raises:
-            UsageError: when these candidates did not race.
+            UsageError: The record does not contain a race of these candidates.
         """
-        found = self.races.get(_race_key(candidates))
-        if found is None:
-            raise _other(f"a race of these {len(candidates)} candidates")
-        return found
+        race = self.races.get(_race_key(candidates))
+        if race is None:
+            raise _missing_error(f"a race of these {len(candidates)} candidates")
+        return race
 
     def text(self) -> str:
-        """As JSON."""
+        """Return the record as JSON text."""
         return to_json(plain(self), sort_keys=True) + "\n"
 
 
 @takes_paths("path")
 def read(path: str | Path) -> Record:
-    """Reads a ``race.json``.
+    """Read a ``race.json``.
 
     Raises:
-        UsageError: when the file is missing or not such a record.
+        UsageError: The file is missing, or is not a race record.
     """
     try:
         data = json.loads(Path(path).read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as problem:
         raise UsageError(
-            f"The record of a race {path} cannot be read ({problem}). Give the race.json of a bundle.",
+            f"The race record {path} cannot be read ({problem}). Pass the race.json of a bundle.",
             code="race-record-unreadable",
         ) from problem
     return parse(Record, data, f"record {path}")
 
 
 def key(candidate: Candidate) -> str:
-    """Names a candidate by what it is: its graphs' bytes, and how they are run."""
-    v, files = candidate.variant, candidate.bundle.manifest.files
-    graphs = hashlib.sha256(
-        repr(sorted((n, f.sha256) for n, f in files.items() if n.startswith("graphs/"))).encode()
-    ).hexdigest()[:16]
-    how = f"threads {v.threads} streams {v.streams} batch {v.batch} rows {v.rows} max_tokens {v.max_tokens}"
-    return f"{v.method} {v.backend} {graphs} shapes {list(v.shapes)} {how}"
+    """Return the key of a candidate: a digest of its graph files, and the settings they run with."""
+    variant = candidate.variant
+    files = candidate.bundle.manifest.files
+    digests = sorted((name, file.sha256) for name, file in files.items() if name.startswith("graphs/"))
+    graphs = hashlib.sha256(repr(digests).encode()).hexdigest()[:16]
+    return (
+        f"{variant.method} {variant.backend} {graphs} shapes {list(variant.shapes)} threads {variant.threads} "
+        f"streams {variant.streams} batch {variant.batch} rows {variant.rows} max_tokens {variant.max_tokens}"
+    )
 
 
 def _race_key(candidates: Sequence[Candidate]) -> str:
     return hashlib.sha256("\n".join(key(c) for c in candidates).encode()).hexdigest()
 
 
-def _other(what: str) -> UsageError:
+def _missing_error(missing: str) -> UsageError:
     return UsageError(
-        f"The record of the race does not hold {what}: it is of another model, target, sample set or version. "
-        "Leave --race out to measure anew.",
+        f"The race record does not contain {missing}. It comes from another model, target, sample set or version. "
+        "Omit --race to measure again.",
         code="race-record-other",
     )

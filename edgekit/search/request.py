@@ -1,4 +1,4 @@
-"""What a build is asked for, read and checked: first the arguments alone, then the samples that the model says how to read."""
+"""The request of a build: its arguments are checked first, and its samples are read once the model is known."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from edgekit import modalities, samples, source, tasks
 from edgekit.bundle import assemble
 from edgekit.bundle.install import check_replaced
 from edgekit.bundle.place import check_place
-from edgekit.compress.distill import lesson
-from edgekit.compress.recipe import Recipe, recipe
+from edgekit.compress.distill import read_training_samples
+from edgekit.compress.recipe import Recipe, parse_recipe
 from edgekit.compress.vocabulary import read_tokens
 from edgekit.export import onnx_file
 from edgekit.export.onnx_file import is_onnx
@@ -26,7 +26,7 @@ from edgekit.spec.errors import UsageError
 from edgekit.spec.identity import check_date, check_name, check_version
 from edgekit.spec.options import BuildOptions, OnnxModel, TorchModule
 from edgekit.spec.paths import check_path
-from edgekit.spec.protocols import Metric, Modality, Task
+from edgekit.spec.protocols import Metric, Task
 from edgekit.spec.sources import FilePath, SampleSource
 from edgekit.spec.target import Target
 from edgekit.spec.user_metric import FunctionMetric, resolve_metric
@@ -43,20 +43,21 @@ __all__ = [
 ]
 
 ModelSource = FilePath | TorchModule | OnnxModel
-"""Model of a build: a folder or hub id, a module from Python, or an ONNX file."""
+"""Model of a build: a folder or hub id, a torch module, or an ONNX file."""
 
 FROM_SAMPLES = "samples"
-"""Value of ``vocabulary`` that keeps the tokens of the samples, in place of a file of tokens."""
+"""Value of the option ``vocabulary`` that keeps the tokens of the samples, in place of a file of tokens."""
 
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """Which model is built: a folder, a hub id, an ONNX file, or a module from Python.
+    """The model of a build, before it is read.
 
     Attributes:
-        model: Folder, hub id, ONNX file or module.
+        model: Folder, hub id, ONNX file or torch module.
         revision: Branch, tag or commit of a hub id.
-        options: Statements about the model that replace its files, or that a module's config lacks.
+        options: Options of the model's head and processor that replace statements of its files, or that a module's
+            config lacks. Options that are None are ignored.
     """
 
     model: ModelSource
@@ -64,49 +65,56 @@ class ModelRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def read(self) -> Source:
-        """Reads the model's config; its weights are read when they are needed.
+        """Read the model's config. Its weights are read when they are first needed.
 
         Raises:
-            UsageError: for arguments that do not go together.
-            ModelError: see :func:`edgekit.source.read`.
+            UsageError: The arguments do not go together.
+            ModelError: The model cannot be read, see :func:`edgekit.source.read`.
         """
-        model, told = self.model, {name: value for name, value in self.options.items() if value is not None}
+        model = self.model
+        options = {name: value for name, value in self.options.items() if value is not None}
         if not isinstance(model, (TorchModule, OnnxModel)):
             if is_onnx(model):
-                return onnx_file.read(os.fspath(model), None, **told)
-            return source.read(os.fspath(model), self.revision, **told)
+                return onnx_file.read(os.fspath(model), None, **options)
+            return source.read(os.fspath(model), self.revision, **options)
         if self.revision is not None:
-            what = "a module" if isinstance(model, TorchModule) else "an ONNX file"
-            raise UsageError(f"revision= is of a hub id, and {what} was given. Leave it out.", code="module-options")
-        if isinstance(model, OnnxModel):
-            return onnx_file.read(os.fspath(model.file), model.processor, model.task, model.outputs, **told)
-        if strange := [name for name in told if name not in source.module_options(model.task)]:
-            options = " and ".join(f"'{name}'" for name in strange)
+            kind = "a torch module" if isinstance(model, TorchModule) else "an ONNX file"
             raise UsageError(
-                f"The option {options} is of a model folder, and a module was given, whose processor and config count. Leave it out.",
+                f"revision= applies to hub ids only, but the model is {kind}. Omit it.", code="module-options"
+            )
+        if isinstance(model, OnnxModel):
+            return onnx_file.read(os.fspath(model.file), model.processor, model.task, model.outputs, **options)
+        unknown = [name for name in options if name not in source.module_options(model.task)]
+        if unknown:
+            names = " and ".join(f"'{name}'" for name in unknown)
+            raise UsageError(
+                f"The option {names} applies to model folders only, but the model is a torch module. "
+                "Omit it; the processor and config of the module are used as they are.",
                 code="module-options",
             )
-        return source.from_module(model.module, model.processor, model.task, model.outputs, **told)
+        return source.from_module(model.module, model.processor, model.task, model.outputs, **options)
 
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """The arguments of a build, see :func:`edgekit.builder.build`; checked as far as they can be without model and samples.
+    """The arguments of a build, checked as far as possible without model and samples.
+
+    See :func:`edgekit.builder.build`.
 
     Attributes:
-        model: Model.
+        model: Model of the build.
         samples: Calibration samples, a path or a table of rows.
         eval: Labelled samples.
-        out: Folder of the bundle, absolute.
-        options: Options, whose samples are paths or tables of rows.
-        target: Device class, with the budget and the other options that replace its own.
-        left_out: Backends of the target that are left out, a sentence each.
-        deadline: ``time.monotonic()`` after which no further variation is tried, or None.
-        replayed: Record that costs and times are taken from, or None.
-        students: Students that compete.
+        out: Absolute path of the bundle folder.
+        options: Options of the build. Their samples are paths or tables of rows.
+        target: Device class, with the budget and the other options that replace its settings.
+        left_out: Notes on backends of the target that the build leaves out, one sentence each.
+        deadline: Time, as in ``time.monotonic()``, after which no further variation is tried. None for no limit.
+        replayed: Record that supplies costs and times in place of a measurement, or None.
+        students: Students that compete with the model.
         tokens: Tokens that stay in the vocabulary, or None.
         metric: Metric that replaces the task's first one, or None.
-        identity: Name, version and last day of the bundle; empty where not stated.
+        identity: Name, version and expiry date of the bundle. Each is empty if not stated.
     """
 
     model: ModelRequest
@@ -126,15 +134,15 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class BuildSamples:
-    """The sample files of a build.
+    """The samples of a build.
 
     Attributes:
-        whole: all rows of the file that calibration rows are chosen from.
-        calibration: rows that ranges are taken from.
-        evaluation: labelled rows that candidates are scored on.
-        test: labelled rows that the winner is scored on once, or None.
-        training: rows that students are trained on.
-        vocabulary: rows whose tokens stay in the vocabulary.
+        whole: All rows of the source from which the calibration rows are chosen.
+        calibration: Rows for quantization ranges.
+        evaluation: Labelled rows on which candidates are scored.
+        test: Labelled rows on which the winner is scored once, or None.
+        training: Rows on which students are trained.
+        vocabulary: Rows whose tokens stay in the vocabulary.
     """
 
     whole: Samples
@@ -154,50 +162,63 @@ def read_request(
     target: FilePath,
     options: BuildOptions,
 ) -> BuildRequest:
-    """Reads the arguments of a build and refuses those that cannot be, before anything is loaded. Rows in memory are copied here, once.
+    """Check the arguments of a build before anything is loaded, and copy rows in memory.
+
+    Args:
+        model: Folder, hub id, ONNX file or torch module.
+        samples: Calibration samples.
+        eval: Labelled samples.
+        out: Folder of the bundle.
+        target: Name of a target, or a TOML file.
+        options: Options of the build.
 
     Raises:
-        EdgekitError: a subclass says which of target, place, record or options is at fault.
+        EdgekitError: Target, output folder, race record or options are at fault; the subclass says which.
     """
     deadline = None if options.max_time is None else time.monotonic() + options.max_time
-    calibration, labelled = collect(samples, "samples"), collect(eval, "eval")
-    options = _checked(options)
-    place = Path(os.path.abspath(out))
-    chosen = targets.with_budget(targets.load(os.fspath(target)), options.budget)
-    chosen = checks.settled(chosen, options.keep_float, options.use)
-    checks.check_target(chosen)
+    calibration_source = collect(samples, "samples")
+    evaluation_source = collect(eval, "eval")
+    options = _collect_options(options)
+    destination = Path(os.path.abspath(out))
+    device_class = targets.with_budget(targets.load(os.fspath(target)), options.budget)
+    device_class = checks.settled(device_class, options.keep_float, options.use)
+    checks.check_target(device_class)
     if options.rerace and options.race is not None:
         raise UsageError(
-            "race= takes times from a record, and rerace=True measures them anew. Give one of them.",
+            "race= takes times from a record, and rerace=True measures them again. Pass only one of them.",
             code="race-or-rerace",
         )
-    chosen, left_out = checks.without_wrong(chosen)
+    device_class, left_out = checks.without_wrong(device_class)
     replayed = None if options.race is None else record.read(Path(options.race))
-    assemble.check_output(place, options.force)
-    check_place(place)
-    identity = check_name(options.name or ""), check_version(options.version or ""), check_date(options.expires or "")
-    check_replaced(place, identity[0], identity[1], options.allow_downgrade)
-    students = _students(model, chosen, options)
-    vocabulary = options.vocabulary
+    assemble.check_output(destination, options.force)
+    check_place(destination)
+    name = check_name(options.name or "")
+    version = check_version(options.version or "")
+    expires = check_date(options.expires or "")
+    check_replaced(destination, name, version, options.allow_downgrade)
+    students = _read_students(model, device_class, options)
+    tokens = None
+    if options.vocabulary is not None and options.vocabulary != FROM_SAMPLES:
+        tokens = read_tokens(Path(os.fspath(options.vocabulary)))
     return BuildRequest(
         model=ModelRequest(model, options.revision, options.model_options),
-        samples=calibration,
-        eval=labelled,
-        out=place,
+        samples=calibration_source,
+        eval=evaluation_source,
+        out=destination,
         options=options,
-        target=chosen,
+        target=device_class,
         left_out=left_out,
         deadline=deadline,
         replayed=replayed,
         students=students,
-        tokens=None if vocabulary in (None, FROM_SAMPLES) else read_tokens(Path(os.fspath(vocabulary))),
+        tokens=tokens,
         metric=resolve_metric(options.metric),
-        identity=identity,
+        identity=(name, version, expires),
     )
 
 
-def _checked(options: BuildOptions) -> BuildOptions:
-    """Return options whose paths can be paths, and whose rows in memory are copied."""
+def _collect_options(options: BuildOptions) -> BuildOptions:
+    """Check the paths of the options, and return the options with copies of rows in memory."""
     for name in ("race", "vocabulary"):
         if getattr(options, name) is not None:
             check_path(getattr(options, name), name)
@@ -205,28 +226,33 @@ def _checked(options: BuildOptions) -> BuildOptions:
     return replace(options, test=test, distill_samples=collect_all(options.distill_samples, "distill_samples"))
 
 
-def _students(model: ModelSource, target: Target, options: BuildOptions) -> list[Recipe]:
-    """Return the students that compete.
+def _read_students(model: ModelSource, target: Target, options: BuildOptions) -> list[Recipe]:
+    """Return the students that compete with the model.
 
     Raises:
-        UsageError: for two of one name, for a module from Python, and for a student that is pruned by a clock which this machine does not have.
+        UsageError: Two students have the same name; the model is a torch module or an ONNX file, which has no students
+            and no vocabulary option; or a student is pruned for a target whose backends cannot be timed here.
     """
-    students = [recipe(settings) for settings in options.distill]
+    students = [parse_recipe(settings) for settings in options.distill]
     names = [student.name for student in students]
     if len(set(names)) < len(names):
         raise UsageError(
-            f"Two students would be called '{max(names, key=names.count)}'. Make one with edgekit distill, and give it as student=FOLDER.",
+            f"Two students have the name '{max(names, key=names.count)}'. "
+            "Create one of them with edgekit distill, and pass it as student=FOLDER.",
             code="students-same-name",
         )
-    if isinstance(model, TorchModule) and (students or options.vocabulary is not None):
+    changes_model = bool(students) or options.vocabulary is not None
+    if isinstance(model, TorchModule) and changes_model:
         raise UsageError(
-            "distill= and vocabulary= take a model folder or a hub id, and a module was given. Save it with save_pretrained() first.",
+            "distill= and vocabulary= need a model folder or a hub id, but the model is a torch module. "
+            "Save it with save_pretrained() first.",
             code="module-options",
         )
     is_file = isinstance(model, OnnxModel) or (not isinstance(model, TorchModule) and is_onnx(model))
-    if is_file and (students or options.vocabulary is not None):
+    if is_file and changes_model:
         raise UsageError(
-            "distill= and vocabulary= train or change weights, which an ONNX file does not offer. Give the Hugging Face folder as the model.",
+            "distill= and vocabulary= train or change weights, which is not possible with an ONNX file. "
+            "Pass the Hugging Face folder as the model.",
             code="onnx-needs-folder",
         )
     if any(student.speedup is not None for student in students):
@@ -235,39 +261,52 @@ def _students(model: ModelSource, target: Target, options: BuildOptions) -> list
 
 
 def read_samples(request: BuildRequest, task: str) -> BuildSamples:
-    """Reads the sample files, whose columns are those of the task's modality.
+    """Read the samples of a build. Their columns depend on the modality of the task.
+
+    Args:
+        request: Build request.
+        task: Name of the model's task.
 
     Raises:
-        SamplesError: when one cannot be read.
+        SamplesError: A file cannot be read.
     """
     modality = modalities.get(tasks.get(task).MODALITY).UNBOUND
-    # Labels are not needed for calibration, so a column that is named for them need not be there.
-    columns, options = request.options.columns, request.options
-    without_labels = {role: column for role, column in columns.items() if role != "label"}
-    training = [*options.distill_samples] or [request.samples]
-    words = [request.samples, *options.distill_samples] if options.vocabulary == FROM_SAMPLES else []
-    whole = _read(request.samples, without_labels, modality)
-    return BuildSamples(
-        whole=whole,
-        calibration=whole.take(options.calibration_rows, options.seed),
-        evaluation=_read(request.eval, columns, modality),
-        test=None if options.test is None else _read(options.test, columns, modality),
-        training=lesson(training, columns, modality) if request.students else [],
-        vocabulary=[_read(file, without_labels, modality) for file in words],
-    )
+    options = request.options
+    columns = options.columns
+    # Calibration needs no labels, so the column that is named for labels may be absent.
+    columns_without_label = {role: column for role, column in columns.items() if role != "label"}
+
+    def read_unlabelled(file: SampleSource) -> Samples:
+        return samples.read(file, columns_without_label, modality=modality)
+
+    def read_labelled(file: SampleSource) -> Samples:
+        return samples.read(file, columns, modality=modality)
+
+    whole = read_unlabelled(request.samples)
+    calibration = whole.take(options.calibration_rows, options.seed)
+    evaluation = read_labelled(request.eval)
+    test = None if options.test is None else read_labelled(options.test)
+    training: Sequence[Samples] = []
+    if request.students:
+        training = read_training_samples([*options.distill_samples] or [request.samples], columns, modality)
+    vocabulary: list[Samples] = []
+    if options.vocabulary == FROM_SAMPLES:
+        vocabulary = [read_unlabelled(file) for file in (request.samples, *options.distill_samples)]
+    return BuildSamples(whole, calibration, evaluation, test, training, vocabulary)
 
 
 def check_samples(request: BuildRequest, files: BuildSamples, task: Task) -> None:
-    """Refuses rows that a session would refuse, and rows that say too little.
+    """Check that a session would accept all rows, and that there are enough of them.
+
+    Args:
+        request: Build request.
+        files: Samples of the build.
+        task: Task of the model.
 
     Raises:
-        SamplesError: with the file and what it lacks.
+        SamplesError: A source has invalid rows or too few rows. The message names the source and what is missing.
     """
     checks.check_calibration(task, files.calibration, request.target)
     if request.options.strict:
         checks.check_strict(task, request.target, files.evaluation)
     checks.check_rows(task, (files.whole, files.evaluation, files.test, *files.training))
-
-
-def _read(file: SampleSource, columns: Mapping[str, str], modality: Modality) -> Samples:
-    return samples.read(file, columns, modality=modality)

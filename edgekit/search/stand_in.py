@@ -1,6 +1,7 @@
-"""What the torch model and graphs answer to the evaluation rows on this machine.
+"""Outputs of the torch model and of graphs for the evaluation rows, computed on this machine.
 
-For a device that is not here graphs run on a stand-in: in the arithmetic of their own types, over rows as long as the device takes too.
+If the target is another device, graphs run on a stand-in backend here. It computes in the types that the graph
+declares, and also runs rows as long as the device accepts.
 """
 
 from __future__ import annotations
@@ -29,23 +30,27 @@ from edgekit.spec.tensor import Signature
 if TYPE_CHECKING:
     from edgekit.samples import Samples
     from edgekit.search.context import BuildContext
-    from edgekit.search.kept import StepCache
+    from edgekit.search.step_cache import StepCache
     from edgekit.source import Source
     from edgekit.spec.graph import GraphSet
 
 __all__ = ["Outputs", "graph_outputs", "long_rows", "longest", "open_graphs", "reference_outputs", "run_graph"]
 
-_LONGEST = 1024  # size of a generated row where no profile ends before: the memory of attention grows with the square
-_ENCODED_AT_ONCE, _TOGETHER_MB = 32, 256  # rows, and how much of them torch sorts into batches
+_LONGEST = 1024
+"""Size of generated rows if no profile sets a limit. The memory of attention grows with the square of the size."""
+_ENCODED_AT_ONCE = 32
+"""Number of inputs that are encoded in one call."""
+_TOGETHER_MB = 256
+"""Size of encoded rows in MiB above which they are passed to torch, which sorts them into batches."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What graphs answer where they are scored.
+    """Outputs of graphs for scoring.
 
     Attributes:
-        rows: outputs of the evaluation rows.
-        long: outputs of the rows of :func:`long_rows`; none where a backend itself, or torch, was asked.
+        rows: Outputs of the evaluation rows.
+        long: Outputs of the rows of :func:`long_rows`. Empty unless the stand-in ran.
     """
 
     rows: Sequence[Arrays]
@@ -53,16 +58,27 @@ class Outputs:
 
     @property
     def finite(self) -> bool:
-        """Whether every answer is a number."""
+        """Whether all outputs are finite."""
         return bool(finite(self.rows).all() and finite(self.long).all())
 
-    def trouble(self, method: str) -> str:
-        """Why the graphs cannot be used, for a table; empty where all is finite."""
+    def not_finite_reason(self, method: str) -> str:
+        """Return why the graphs cannot be used, as text for a table, or an empty string if all outputs are finite.
+
+        Args:
+            method: Quantization method of the graphs.
+        """
         if self.finite:
             return ""
-        rows, long = (f"{int((~finite(part)).sum())} of {len(part)}" for part in (self.rows, self.long))
-        types = " and ".join(p for p in LOW_FLOATS if p in quantize.get(method).PRECISIONS) or "its own"
-        return f"refused: in {types} arithmetic {rows} evaluation rows and {long} generated rows of up to full length are NaN or infinite"
+        precisions = quantize.get(method).PRECISIONS
+        types = " and ".join(name for name in LOW_FLOATS if name in precisions) or "its own"
+        return (
+            f"refused: in {types} arithmetic {_count_not_finite(self.rows)} evaluation rows and "
+            f"{_count_not_finite(self.long)} generated rows of up to full length are NaN or infinite"
+        )
+
+
+def _count_not_finite(rows: Sequence[Arrays]) -> str:
+    return f"{int((~finite(rows)).sum())} of {len(rows)}"
 
 
 @contextlib.contextmanager
@@ -76,52 +92,65 @@ def open_graphs(
     threads: int,
     **settings: Any,
 ) -> Iterator[runner.GraphRunner]:
-    """Opens graphs; on the stand-in they compute as :func:`edgekit.quantize.arithmetic.emulate` says.
+    """Open graphs on a backend. On the stand-in, :func:`edgekit.quantize.arithmetic.emulate` rewrites them first.
 
     Args:
-        graphs: signature name to the file.
-        signatures: entry points of the graphs.
-        backend: name of the backend that runs them.
-        device: device of the backend.
-        scratch: a folder that goes when the build ends.
-        threads: threads of one call.
-        **settings: Further arguments of :func:`edgekit.runtime.runner.opened`: ``loop``, ``streams``, ``shapes``.
+        graphs: Graph files by signature name.
+        signatures: Signatures of the graphs.
+        backend: Name of the backend.
+        device: Device of the backend.
+        scratch: Temporary folder that is removed when the build ends.
+        threads: Number of threads per call.
+        **settings: Further arguments of :func:`edgekit.runtime.runner.open_runner`: ``loop``, ``streams``, ``shapes``.
+
+    Yields:
+        Runner of the graphs.
 
     Raises:
-        BackendError: when the backend refuses one.
+        BackendError: The backend rejects a graph.
     """
     with contextlib.ExitStack() as stack:
         if device == AS_WRITTEN:
-            folders = [Path(stack.enter_context(tempfile.TemporaryDirectory(dir=scratch))) for _ in graphs]
-            graphs = {name: emulate(path, folder) for (name, path), folder in zip(graphs.items(), folders, strict=True)}
+            emulated = {}
+            for name, path in graphs.items():
+                folder = stack.enter_context(tempfile.TemporaryDirectory(dir=scratch))
+                emulated[name] = emulate(path, Path(folder))
+            graphs = emulated
         named = {signature.name: signature for signature in signatures}
-        yield stack.enter_context(runner.opened(graphs, named, backend, device, threads=threads, **settings))
+        yield stack.enter_context(runner.open_runner(graphs, named, backend, device, threads=threads, **settings))
 
 
 def longest(target: Target, signature: Signature, most: int) -> int:
-    """Size of the longest row that a device of the target takes, at most 1,024 where its profiles do not say.
+    """Return the size of the longest row that a device of the target accepts.
+
+    It is at most 1,024 if the target has no profiles.
 
     Args:
-        target: device class.
-        signature: entry point of the model, whose first axis that varies is the one of profiles.
-        most: size that the model takes.
+        target: Device class.
+        signature: Signature of the model. The profiles limit its first variable axis.
+        most: Largest size that the model accepts.
     """
     axes = signature.varying[:1]
-    profiles = target.engine.profiles if target.engine is not None else ()
-    ends = [profile[axis][2] for profile in profiles for axis in axes if axis in profile]
-    return min(most, max(ends, default=_LONGEST))
+    limits = []
+    if target.engine is not None:
+        for profile in target.engine.profiles:
+            limits += [profile[axis][2] for axis in axes if axis in profile]
+    return min(most, max(limits, default=_LONGEST))
 
 
 def long_rows(task: Task, inputs: Sequence[Input], length: int) -> list[Arrays]:
-    """Generated rows that scores and ranges are to hold for beside samples.
+    """Return generated rows on which scores and ranges must hold, in addition to the samples.
 
-    Sixteen of those that golden inputs are made of, and rows of exactly ``length`` made of generated inputs and of the samples. A row that is cut
-    keeps its last entry, as a tokenizer cuts. None where rows do not vary in size.
+    There are up to 16 rows from the generator of golden inputs, and rows of exactly ``length``, which are joined from
+    generated inputs and from samples. A truncated row keeps its last entry, as a tokenizer does.
 
     Args:
-        task: preprocesses.
-        inputs: samples; they stay in memory.
-        length: size along the first axis that varies, at most what the model takes.
+        task: Task, which preprocesses the rows.
+        inputs: Samples. They stay in memory.
+        length: Size along the first variable axis, at most what the model accepts.
+
+    Returns:
+        Preprocessed rows. There are none of exact length if rows do not vary in size.
     """
     modality = task.modality
     generated = modality.generate(16, length, 0)[:16]
@@ -130,62 +159,104 @@ def long_rows(task: Task, inputs: Sequence[Input], length: int) -> list[Arrays]:
 
 
 def reference_outputs(cache: StepCache, model: Source, samples: Samples) -> Sequence[Arrays]:
-    """What the torch model computes for the rows of a file."""
+    """Return the outputs of the torch model for samples, from the cache or computed now.
+
+    Args:
+        cache: Step cache.
+        model: Torch model.
+        samples: Samples to run.
+    """
     parts = {"step": "reference", "model": model.digest, "samples": samples.digest}
-    return cache.values(
-        "torch reference", parts, Outputs, lambda: Outputs(_reference(model, samples.inputs, cache.progress))
-    ).rows
+
+    def make() -> Outputs:
+        return Outputs(_run_torch(model, samples.inputs, cache.progress))
+
+    return cache.values("torch reference", parts, Outputs, make).rows
 
 
-def _reference(model: Source, inputs: Sequence[Input], progress: Progress) -> list[Arrays]:
-    """Outputs of the torch model: encoded texts fit into the memory, and are batched by length; of images no more are encoded than fit."""
-    outputs, rows, size = list[Arrays](), list[Arrays](), 0
+def _run_torch(model: Source, inputs: Sequence[Input], progress: Progress) -> list[Arrays]:
+    """Return the outputs of the torch model.
+
+    Encoded texts fit into memory together and are batched by length. Images are encoded and run in parts that fit.
+    """
+    outputs: list[Arrays] = []
+    rows: list[Arrays] = []
+    size = 0
     for start in range(0, len(inputs), _ENCODED_AT_ONCE):
         encoded = model.encode(inputs[start : start + _ENCODED_AT_ONCE])
-        rows, size = rows + encoded, size + sum(array.nbytes for row in encoded for array in row.values())
+        rows = rows + encoded
+        size += sum(array.nbytes for row in encoded for array in row.values())
         if size > _TOGETHER_MB * 2**20 or start + _ENCODED_AT_ONCE >= len(inputs):
-            outputs += model.outputs(rows, functools.partial(_further, progress, len(outputs), len(inputs)))
-            rows, size = [], 0
+            outputs += model.outputs(rows, functools.partial(_report_part, progress, len(outputs), len(inputs)))
+            rows = []
+            size = 0
     return outputs
 
 
-def _further(progress: Progress, before: int, total: int, step: str, done: int, _: int) -> None:
-    """Tells how far a part is as the whole is."""
+def _report_part(progress: Progress, before: int, total: int, step: str, done: int, _: int) -> None:
+    """Report the progress of a part as progress of the whole.
+
+    Args:
+        progress: Function that is called.
+        before: Number of rows in earlier parts.
+        total: Number of rows in all parts.
+        step: Name of the step.
+        done: Number of rows of this part that are done.
+    """
     progress(step, before + done, total)
 
 
 def graph_outputs(ctx: BuildContext, graphs: GraphSet) -> Outputs:
-    """What graphs answer to the evaluation rows on the first of the target's backends that runs here, or the stand-in; there to long rows too."""
-    backend = accuracy_backend(graphs.graphs[0].method, ctx.target)
+    """Return the outputs of graphs for the evaluation rows, from the cache or computed now.
+
+    The graphs run on the first target backend that is available here, otherwise on the stand-in. The stand-in also runs
+    the rows of :func:`long_rows`.
+
+    Args:
+        ctx: Build context.
+        graphs: Graphs to run.
+    """
+    method = graphs.graphs[0].method
+    backend = accuracy_backend(method, ctx.target)
+    digests = [sha256(graph.path) for graph in graphs.graphs]
+    weight_files = [files_below(graph.path.parent / "weights") for graph in graphs.graphs]
     parts: dict[str, Any] = {
         "step": "outputs",
-        "graphs": [sha256(graph.path) for graph in graphs.graphs],
-        "weights": [files_below(graph.path.parent / "weights") for graph in graphs.graphs],
+        "graphs": digests,
+        "weights": weight_files,
         "backend": list(backend),
         "samples": ctx.evaluation.samples.digest,
         "model": ctx.model_digest,
         "cpu": cpu_name(),
         "longest": longest(ctx.target, graphs.signature, ctx.evaluation.task.max_size),
     }
-    return ctx.cache.values(
-        f"{graphs.graphs[0].method} on the evaluation rows", parts, Outputs, lambda: run_graph(ctx, graphs)
-    )
+    return ctx.cache.values(f"{method} on the evaluation rows", parts, Outputs, lambda: run_graph(ctx, graphs))
 
 
 def run_graph(ctx: BuildContext, graphs: GraphSet) -> Outputs:
-    """The same, computed now: for graphs that are one try of many."""
-    task, method, target = ctx.evaluation.task, graphs.graphs[0].method, ctx.target
+    """Compute the outputs of :func:`graph_outputs` without the cache, for graphs that are one trial of many.
+
+    Args:
+        ctx: Build context.
+        graphs: Graphs to run.
+    """
+    task = ctx.evaluation.task
+    target = ctx.target
+    method = graphs.graphs[0].method
     backend, device = accuracy_backend(method, target)
     signatures = [graph.signature for graph in graphs.graphs]
     paths = {graph.signature.name: graph.path for graph in graphs.graphs}
-    inputs, count = ctx.evaluation.inputs, len(ctx.evaluation)
-    long = long_rows(task, inputs, longest(target, graphs.signature, task.max_size)) if device == AS_WRITTEN else []
+    inputs = ctx.evaluation.inputs
+    count = len(ctx.evaluation)
+    long: list[Arrays] = []
+    if device == AS_WRITTEN:
+        long = long_rows(task, inputs, longest(target, graphs.signature, task.max_size))
     rows = itertools.chain((encoded.arrays for encoded in encode_each(task, inputs)), long)
     threads = target.threads if backend in target.backends and target.threads else cpus()
     scratch = ctx.cache.scratch
-    with open_graphs(paths, signatures, backend, device, scratch, threads=threads, loop=graphs.loop) as runner:
+    with open_graphs(paths, signatures, backend, device, scratch, threads=threads, loop=graphs.loop) as graph_runner:
         outputs: list[Arrays] = []
         for index, row in enumerate(rows):
-            outputs += runner.run([row], finite=False)
+            outputs += graph_runner.run([row], finite=False)
             ctx.cache.progress(f"score {method}", index + 1, count + len(long))
     return Outputs(outputs[:count], outputs[count:])

@@ -1,6 +1,6 @@
-"""Which further candidates are worth measuring once the first ones are: shapes, threads, streams and batch sizes.
+"""Variations of candidates to measure next: bucket edges, threads, streams and batch sizes.
 
-A full product would take an hour; each axis is varied around what has measured best so far.
+The full product of these settings would take an hour to measure. Each one is varied around the best candidate so far.
 """
 
 from __future__ import annotations
@@ -31,14 +31,16 @@ _BATCHES = (4, 8, 16, 32, 64)
 
 
 def with_buckets(candidate: Candidate, lengths: Sequence[int]) -> Candidate | None:
-    """The candidate with edges at quantiles of the lengths: the first guess, whose times say where better edges are.
+    """Return the candidate with bucket edges at quantiles of the lengths, as a first guess.
+
+    The measured times of this guess lead to better edges, see :func:`better_buckets`.
 
     Args:
-        candidate: measured with shapes of any size.
-        lengths: tokens of each calibration row.
+        candidate: Candidate that was measured with dynamic shapes.
+        lengths: Tokens of each calibration row.
 
     Returns:
-        None where the backend gains nothing from static shapes.
+        The candidate with buckets, or None if it has static shapes already or its backend does not benefit from them.
     """
     if candidate.variant.shapes or not backends.get(candidate.variant.backend).STATIC_SHAPES:
         return None
@@ -56,86 +58,114 @@ def better_buckets(
     memory_mb: tuple[float, float],
     limit_mb: float | None,
 ) -> Candidate | None:
-    """The candidate with the edges that cost least for these lengths, by what the first guess took.
+    """Return the candidate with the bucket edges that cost the least time for the lengths.
+
+    The time per length is a line through the measured times of two candidates.
 
     Args:
-        plain: with shapes of any size.
-        guess: with the first edges.
-        race: the times of these two, in this order.
-        timed_lengths: tokens of each text that was timed: ``[round][text]``.
-        lengths: tokens of each calibration row.
-        memory_mb: peak memory of the two.
-        limit_mb: what the predicting process may take, or None.
+        plain: Candidate with dynamic shapes.
+        guess: Candidate with the first bucket edges.
+        race: Times of ``plain`` and ``guess``, in this order.
+        timed_lengths: Tokens of each timed text: ``[round][text]``.
+        lengths: Tokens of each calibration row.
+        memory_mb: Peak memory of ``plain`` and ``guess`` in MiB.
+        limit_mb: Memory limit of the predicting process in MiB, or None.
 
     Returns:
-        None where no bucket fits into the memory, no text that was timed fits into a bucket, or the guess had the best edges.
+        The candidate with better edges. None if no bucket fits into memory, no timed text fits into a bucket, or
+        ``guess`` has the best edges.
     """
-    of_any, of_edges = (np.concatenate([np.asarray(turn) for turn in times]) for times in race.times_ms)
-    flat = np.concatenate([np.asarray(turn) for turn in timed_lengths])[: len(of_any)]  # a race may have been cut short
+    plain_ms, guess_ms = (_concatenate(rounds) for rounds in race.times_ms)
+    # A race may have been cut short, so that not all of these texts were timed.
+    text_lengths = _concatenate(timed_lengths)[: len(plain_ms)]
     edges = np.asarray(guess.variant.shapes)
-    held = flat <= edges[-1]
-    if not held.any():
+    fits = text_lengths <= edges[-1]
+    if not fits.any():
         return None
-    at = edges[np.searchsorted(edges, flat[held])]
-    dynamic, static = _line(flat, of_any), _line(at, of_edges[held])
-    most = (
-        MOST_BUCKETS
-        if limit_mb is None
-        else buckets_under(limit_mb, MOST_BUCKETS, (0, memory_mb[0]), (len(edges), memory_mb[1]))
-    )
-    chosen = choose_buckets(lengths, static, most, dynamic)
-    return (
-        None
-        if not chosen or chosen == guess.variant.shapes
-        else replace(guess, variant=replace(guess.variant, shapes=chosen))
-    )
+    padded_lengths = edges[np.searchsorted(edges, text_lengths[fits])]
+    dynamic_ms = _fit_line(text_lengths, plain_ms)
+    static_ms = _fit_line(padded_lengths, guess_ms[fits])
+    most = MOST_BUCKETS
+    if limit_mb is not None:
+        most = buckets_under(limit_mb, MOST_BUCKETS, (0, memory_mb[0]), (len(edges), memory_mb[1]))
+    best_edges = choose_buckets(lengths, static_ms, most, dynamic_ms)
+    if not best_edges or best_edges == guess.variant.shapes:
+        return None
+    return replace(guess, variant=replace(guess.variant, shapes=best_edges))
 
 
 def with_other_threads(candidate: Candidate) -> list[Candidate]:
-    """The candidate with fewer threads: half of the CPUs, and one."""
+    """Return the candidate with fewer threads: half of the CPUs, and one."""
     counts = sorted({1, max(1, cpus() // 2)} - {candidate.variant.threads})
     return [replace(candidate, variant=replace(candidate.variant, threads=n)) for n in counts]
 
 
 def for_throughput(candidate: Candidate, target: Target) -> list[Candidate]:
-    """The candidate with each batch size that the target allows, on one stream and on a stream for each thread; no batches where rows run alone."""
+    """Return the candidate with each batch size that the target allows, on one stream and on one stream per thread.
+
+    If the candidate runs rows one by one, only the streams vary.
+    """
     variant = candidate.variant
-    batches = [1] if variant.rows == "alone" else [b for b in _BATCHES if b < target.max_batch] + [target.max_batch]
-    streams = sorted({1, variant.threads})
-    return [
-        replace(candidate, variant=replace(variant, batch=b, streams=s, shapes=())) for s in streams for b in batches
-    ]
+    batches = [1]
+    if variant.rows != "alone":
+        batches = [*(batch for batch in _BATCHES if batch < target.max_batch), target.max_batch]
+    candidates = []
+    for streams in sorted({1, variant.threads}):
+        for batch in batches:
+            varied = replace(variant, batch=batch, streams=streams, shapes=())
+            candidates.append(replace(candidate, variant=varied))
+    return candidates
 
 
-def _line(lengths: np.ndarray, times: np.ndarray):  # type: ignore[no-untyped-def] # noqa: ANN202
-    """Milliseconds by tokens: a straight line through the median time of each length, never falling, never negative."""
+def _concatenate(rounds: Sequence[Sequence[float]]) -> np.ndarray:
+    return np.concatenate([np.asarray(values) for values in rounds])
+
+
+def _fit_line(lengths: np.ndarray, times_ms: np.ndarray) -> Callable[[int], float]:
+    """Return a function from tokens to milliseconds, which never falls and is never negative.
+
+    It is a straight line through the median time of each length, weighted by the number of texts of that length.
+
+    Args:
+        lengths: Tokens of each text: ``[text]``.
+        times_ms: Time of each text in ms: ``[text]``.
+    """
     known = np.unique(lengths)
-    middle = np.array([np.median(times[lengths == n]) for n in known])
+    medians = np.array([np.median(times_ms[lengths == n]) for n in known])
     counts = np.array([float((lengths == n).sum()) for n in known])
-    slope, start = np.polyfit(known, middle, 1, w=np.sqrt(counts)) if len(known) > 1 else (0.0, float(middle[0]))
+    slope = 0.0
+    start = float(medians[0])
+    if len(known) > 1:
+        slope, start = np.polyfit(known, medians, 1, w=np.sqrt(counts))
     if slope < 0:
-        slope, start = 0.0, float(np.average(middle, weights=counts))
+        slope = 0.0
+        start = float(np.average(medians, weights=counts))
     return lambda tokens: max(start + slope * tokens, 0.0)
 
 
 def choose_buckets(
     lengths: Sequence[int], latency_ms: Callable[[int], float], most: int, dynamic_ms: Callable[[int], float]
 ) -> tuple[int, ...]:
-    """The edges with the least time over all rows, each padded to the smallest edge that holds it.
+    """Return the bucket edges with the least total time, where each row is padded to the smallest edge that holds it.
 
-    Exact, by dynamic programming over the distinct lengths: the cheapest way to serve the rows up to a length with so many
-    edges, the last one there, is the cheapest way with one edge less up to some shorter length, plus the rows between.
-    Optimal edges are always lengths of rows where a longer shape takes no less time, so only those are candidates. They are
-    not rounded up: in OpenVINO a multiple of 8 is not faster than its neighbours (``benchmarks/results/openvino_shapes.md``).
+    The result is exact. Dynamic programming runs over the distinct lengths: the least cost of the rows up to a length,
+    with k edges of which the last is at that length, is the least cost with k - 1 edges up to a shorter length, plus
+    the cost of the rows between the two lengths.
+
+    If a longer shape is never faster, optimal edges are always lengths of rows, so only these are candidates. They are
+    not rounded up, because in OpenVINO a multiple of 8 is not faster than its neighbours
+    (``benchmarks/results/openvino_shapes.md``).
 
     Args:
-        lengths: tokens of each row, at least 1.
-        latency_ms: time of one row in a static shape of so many tokens.
-        most: edges at the most.
-        dynamic_ms: time of one row of so many tokens, longer than every edge, in shapes of any size.
+        lengths: Tokens of each row, at least 1.
+        latency_ms: Function from tokens to the time of a row in ms, in a static shape of that size.
+        most: Maximum number of edges.
+        dynamic_ms: Function from tokens to the time of a row in ms, in dynamic shapes. It applies to rows that are
+            longer than every edge.
 
     Returns:
-        Ascending edges in tokens; of equally good choices one with the fewest. Empty where nothing beats shapes of any size.
+        Ascending edges in tokens. Of equally good choices, it is one with the fewest edges. It is empty if dynamic
+        shapes are best.
     """
     known, rows = np.unique(np.asarray(lengths, np.int64), return_counts=True)
     if not known.size:
@@ -143,49 +173,59 @@ def choose_buckets(
     count = len(known)
     static = np.array([latency_ms(int(n)) for n in known], np.float64)
     dynamic = np.array([dynamic_ms(int(n)) for n in known], np.float64)
-    before = np.concatenate([[0], np.cumsum(rows)])  # rows shorter than known[i]
-    rest = np.concatenate(
-        [np.cumsum((dynamic * rows)[::-1])[::-1], [0.0]]
-    )  # time of the rows from known[i] on, without an edge
-    cost = np.full(count + 1, np.inf)  # of the rows shorter than known[j], the last edge being known[j - 1]
+    # rows_before[i] is the number of rows shorter than known[i].
+    rows_before = np.concatenate([[0], np.cumsum(rows)])
+    # rest[i] is the time of the rows of known[i] and longer, in dynamic shapes.
+    rest = np.concatenate([np.cumsum((dynamic * rows)[::-1])[::-1], [0.0]])
+    # cost[j] is the least time of the first j lengths, where known[j - 1] is the last edge.
+    cost = np.full(count + 1, np.inf)
     cost[0] = 0.0
-    cheapest, chosen, ends = float(rest[0]), (0, 0), []  # `chosen`: number of edges, and j
+    least_total = float(rest[0])
+    best_used = 0
+    best_j = 0
+    # previous[k - 1][j] is the index of the edge before known[j - 1] if there are k edges.
+    previous: list[np.ndarray] = []
     for used in range(1, min(most, count) + 1):
-        longer, end = np.full(count + 1, np.inf), np.zeros(count + 1, np.int64)
+        next_cost = np.full(count + 1, np.inf)
+        before = np.zeros(count + 1, np.int64)
         for j in range(used, count + 1):
-            options = cost[:j] + static[j - 1] * (before[j] - before[:j])
-            end[j] = np.argmin(options)
-            longer[j] = options[end[j]]
-        cost = longer
-        ends.append(end)
+            options = cost[:j] + static[j - 1] * (rows_before[j] - rows_before[:j])
+            before[j] = np.argmin(options)
+            next_cost[j] = options[before[j]]
+        cost = next_cost
+        previous.append(before)
         total = cost + rest
         j = int(np.argmin(total))
-        if total[j] < cheapest:
-            cheapest, chosen = float(total[j]), (used, j)
+        if total[j] < least_total:
+            least_total = float(total[j])
+            best_used = used
+            best_j = j
     edges = []
-    used, j = chosen
-    while used:
+    j = best_j
+    for before in reversed(previous[:best_used]):
         edges.append(int(known[j - 1]))
-        used, j = used - 1, int(ends[used - 1][j])
+        j = int(before[j])
     return tuple(reversed(edges))
 
 
 def buckets_under(limit_mb: float, most: int, few: tuple[int, float], many: tuple[int, float]) -> int:
-    """The largest number of buckets whose memory keeps a limit, on the straight line through two measurements.
+    """Return the largest number of buckets that fits into a memory limit, on a line through two measurements.
 
-    In OpenVINO the buckets of one model share the packed weights: each takes the same few MB more, whatever their number.
+    In OpenVINO the buckets of a model share the packed weights, so that each bucket adds about the same few MB.
 
     Args:
-        limit_mb: what the process may take.
-        most: answers are at most this.
-        few: number of buckets (0: shapes of any size) and memory in MiB.
-        many: the same for more buckets.
+        limit_mb: Memory limit of the process in MiB.
+        most: Upper limit of the result.
+        few: Number of buckets (0 for dynamic shapes) and memory in MiB.
+        many: Larger number of buckets and memory in MiB.
 
     Returns:
-        0 to ``most``; 0 also where not even shapes of any size keep the limit.
+        Number of buckets, 0 to ``most``. It is also 0 if not even dynamic shapes fit.
     """
-    each = (many[1] - few[1]) / (many[0] - few[0])
-    if each <= 0:  # within the noise of two processes
+    bucket_mb = (many[1] - few[1]) / (many[0] - few[0])
+    if bucket_mb <= 0:
+        # The difference is within the noise between two processes.
         return most if max(few[1], many[1]) <= limit_mb else 0
-    fitting = few[0] + math.floor((limit_mb - few[1]) / each + 1e-9)  # so that exactly the limit is inside
+    # The small addend makes a number that exactly meets the limit count as fitting.
+    fitting = few[0] + math.floor((limit_mb - few[1]) / bucket_mb + 1e-9)
     return max(0, min(most, fitting))

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgekit.report.before import Before
+from edgekit.report.before import BaselineRef
 from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import BuildError, UsageError
 from edgekit.spec.paths import check_path
 from edgekit.spec.sources import FilePath
 
 
-def find_reference(before: Before, bundle: FilePath) -> Before:
+def find_reference(before: BaselineRef, bundle: FilePath) -> BaselineRef:
     """Return the reference that a bundle is compared with.
 
     A Hugging Face folder becomes a function from inputs to outputs; anything else is returned unchanged.
@@ -51,7 +51,7 @@ def _teacher(model: str, bundle: FilePath) -> Callable[..., Any]:
             code="package-missing",
         )
     from edgekit import source
-    from edgekit.report.side import same_task
+    from edgekit.report.side import check_same_task
 
     origin = source.read(model)
     opened = open_bundle(Path(bundle))
@@ -63,7 +63,7 @@ def _teacher(model: str, bundle: FilePath) -> Callable[..., Any]:
         )
     with tempfile.TemporaryDirectory() as assets:
         identity = origin.save_assets(Path(assets)).identity
-    same_task(identity, tasks.get(opened.manifest.task).load(opened.assets), model)
+    check_same_task(identity, tasks.get(opened.manifest.task).load(opened.assets), model)
     return lambda inputs: origin.outputs(origin.encode(inputs))
 
 

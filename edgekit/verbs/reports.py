@@ -15,7 +15,7 @@ from edgekit.spec.progress import Progress, silent
 from edgekit.spec.sources import FilePath, SampleSource
 
 if TYPE_CHECKING:
-    from edgekit.report.before import Before
+    from edgekit.report.before import BaselineRef
     from edgekit.spec.report import Report
 
 __all__ = ["ReportResult", "baseline", "check", "compare", "measure"]
@@ -160,7 +160,7 @@ def baseline(
 
 @takes_paths("after")
 def compare(
-    before: Before,
+    before: BaselineRef,
     after: FilePath,
     samples: SampleSource,
     *,
@@ -196,7 +196,7 @@ def compare(
 @takes_paths("bundle")
 def check(
     bundle: FilePath,
-    baseline: Before | None,
+    baseline: BaselineRef | None,
     samples: SampleSource,
     *,
     options: CheckOptions | None = None,

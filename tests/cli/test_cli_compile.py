@@ -126,7 +126,7 @@ def test_a_dry_run_on_a_machine_without_a_gpu(compile_, jetson, cache):
         pytest.skip("this machine has an NVIDIA GPU")
     said = fine(compile_(jetson, "--dry-run"))
     assert said.startswith(f"{jetson}: built for target 'jetson', 2 variant(s)\n")
-    assert said.count("  here: cannot be made: TensorRT needs an NVIDIA GPU with its driver. ") == 2
+    assert said.count("  here: cannot be compiled: TensorRT needs an NVIDIA GPU with its driver. ") == 2
     assert said.count("  profiles: batch 1-8, sequence 1-64\n") == 2
     assert [line for line in said.splitlines() if "trtexec" in line] == [
         f"  like: {line}" for line in (jetson / "trtexec.txt").read_text().splitlines() if line.startswith("trtexec")
@@ -137,11 +137,14 @@ def test_a_dry_run_on_a_machine_without_a_gpu(compile_, jetson, cache):
 def test_a_dry_run_on_the_board_makes_nothing(compile_, jetson, board, cache):
     told = compile_(jetson, "--dry-run")
     assert fine(told)
-    assert told.words.count("Orin, compute capability 8.7, TensorRT 10.3.0: the engine would be made") == 2
+    assert told.words.count("Orin, compute capability 8.7, TensorRT 10.3.0: the engine would be compiled") == 2
     assert (board.fake.builds, cache.exists()) == (0, False)
     compile_(jetson)
     assert compile_(jetson, "--dry-run").words.count(": the cache has the engine ") == 2
-    assert compile_(jetson, "--dry-run", "--force").words.count("the cache has the engine, it would be made anew") == 2
+    assert (
+        compile_(jetson, "--dry-run", "--force").words.count("the cache has the engine, it would be compiled again")
+        == 2
+    )
     assert board.fake.builds == 2
 
 
@@ -206,7 +209,7 @@ def test_all_answer_wrongly_is_no_success(compile_, jetson, board, tmp_path):
     small.sign(bundle)
     said = compile_(bundle)
     assert (said.code, said.out) == (1, "")
-    assert said.err.count("cannot run here: its answers to the golden inputs are ") == 2
+    assert said.err.count("cannot run here: its outputs for the golden inputs differ by ") == 2
 
 
 def test_an_engine_that_cannot_be_kept(compile_, jetson, board, tmp_path, monkeypatch):
@@ -273,4 +276,4 @@ def test_one_of_two_engines_that_answers_wrongly(edgekit, jetson, monkeypatch):
     Board(monkeypatch, wrong=5)
     result = edgekit("verify", "--require-golden", jetson)
     assert (result.code, result.err) == (0, "")
-    assert re.search(r"golden: .* static_float16 on tensorrt .* does not serve", result.words)
+    assert re.search(r"golden: .* static_float16 on tensorrt .* differs: ", result.words)

@@ -39,7 +39,7 @@ def test_the_same_bundle_passes_and_another_one_does_not(edgekit, place, tmp_pat
     assert (same.code, same.err) == (0, ""), same.out
     assert same.out.splitlines()[0].startswith("check: exact against exact, 120 samples")
     assert re.search(r"^  pass +accuracy\.drop +Both answer every row alike", same.out, re.MULTILINE)
-    assert "This set can resolve a drop of 0.0" in same.words
+    assert "These samples can detect a drop of 0.0" in same.words
     assert "verdict: pass" in same.out.splitlines()
     assert same.words.endswith(f"Wrote {tmp_path / 'same'}: {', '.join(NAMES)}.")
     worse = edgekit("check", place.worse, *options, "-o", tmp_path / "worse", "--slice", "source")
@@ -206,7 +206,7 @@ def test_a_teacher_with_other_labels(edgekit, place, tmp_path):
     other = small.save(tmp_path / "other", labels=("neutral", "negative", "positive"))
     result = edgekit("compare", other, place.good, "--samples", place.dev)
     assert (result.code, result.out) == (2, "")
-    assert "answers with other labels than the bundle: labels (3) neutral, negative, positive" in result.err
+    assert "cannot be compared with the bundle: it has labels (3) neutral, negative, positive" in result.err
     assert "with the same labels in the same order" in result.err
 
 

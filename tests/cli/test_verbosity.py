@@ -167,7 +167,7 @@ def test_a_build_says_what_it_decided_and_no_text(tiny_model, tiny_samples, tmp_
     for record in caplog.records:
         by_logger.setdefault(record.name, []).append(record.getMessage())
     assert any("decision: float32 on onnxruntime" in line for line in by_logger["edgekit.search.candidates"])
-    assert any("step 'export'" in line for line in by_logger["edgekit.search.kept"])
+    assert any("step 'export'" in line for line in by_logger["edgekit.search.step_cache"])
     assert any("race of" in line for line in by_logger["edgekit.search.measure"])
     assert by_logger["edgekit.builder"][-1].startswith(f"wrote {tmp_path / 'out'}")
     assert all(name.startswith("edgekit.") for name in by_logger if "edgekit" in name)

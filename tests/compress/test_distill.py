@@ -15,8 +15,8 @@ from refusals import refused
 
 import edgekit
 from edgekit import SamplesError, UsageError
-from edgekit.compress.distill import Loss, Training, lesson
-from edgekit.compress.recipe import Recipe, recipe
+from edgekit.compress.distill import Loss, Training, read_training_samples
+from edgekit.compress.recipe import Recipe, parse_recipe
 from edgekit.modalities.text import UNBOUND
 
 FAST = Training(epochs=2, batch=16, learning_rate=1e-3, copies=1, precision="float32")
@@ -187,14 +187,18 @@ def test_a_student_of_one_s_own_with_another_tokenizer(tiny_model, rows, tmp_pat
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"layers": 3}, UsageError, "3 layers were asked for, and the teacher has 2. A student has 1 to 2"),
-        ({"layers": 0}, UsageError, "0 layers were asked for"),
+        (
+            {"layers": 3},
+            UsageError,
+            "3 layers were requested for the student, but the teacher has 2",
+        ),
+        ({"layers": 0}, UsageError, "0 layers were requested"),
         ({"layers": None}, UsageError, "exactly one of layers"),
         ({"keep": [0]}, UsageError, "exactly one of layers"),
         (
             {"layers": None, "keep": [1, 0]},
             UsageError,
-            r"Layers \[1, 0\] were asked for, expected ascending numbers from 0 to 1",
+            r"The layers to keep are \[1, 0\], expected ascending numbers from 0 to 1",
         ),
         ({"samples": []}, UsageError, "No samples were given"),
         ({"columns": {"label": "lable"}}, SamplesError, "no column 'lable'"),
@@ -272,8 +276,11 @@ def test_a_teacher_that_gives_nan(rows, tmp_path):
 def test_a_file_without_the_named_label_column_is_of_rows_without_a_label(tmp_path):
     one = small.write_jsonl(tmp_path / "one.jsonl", [{"text": "a", "y": "good"}])
     two = small.write_jsonl(tmp_path / "two.jsonl", [{"text": "b"}])
-    assert [[r.label for r in s.rows] for s in lesson([one, two], {"label": "y"}, UNBOUND)] == [["good"], [None]]
-    assert [[r.label for r in s.rows] for s in lesson([two], {"label": "y"}, UNBOUND)] == [[None]]
+    assert [[r.label for r in s.rows] for s in read_training_samples([one, two], {"label": "y"}, UNBOUND)] == [
+        ["good"],
+        [None],
+    ]
+    assert [[r.label for r in s.rows] for s in read_training_samples([two], {"label": "y"}, UNBOUND)] == [[None]]
 
 
 # ---- in a build
@@ -316,7 +323,7 @@ def test_a_module_from_python_has_no_student_in_a_build(tiny_samples, tmp_path):
 
 
 def test_a_recipe():
-    read = recipe({"layers": 3, "epochs": 5, "teacher_weight": 0.9, "temperature": 4})
+    read = parse_recipe({"layers": 3, "epochs": 5, "teacher_weight": 0.9, "temperature": 4})
     assert read == Recipe(layers=3, training=Training(epochs=5, loss=Loss(teacher=0.9, temperature=4.0)))
     said = (
         {"layers": 3},
@@ -326,7 +333,7 @@ def test_a_recipe():
         {"speedup": 1.3},
         {"layers": 2, "speedup": 1.25},
     )
-    assert [recipe(r).name for r in said] == [
+    assert [parse_recipe(r).name for r in said] == [
         "3 layers",
         "1 layer",
         "layers 0/5",
@@ -339,7 +346,7 @@ def test_a_recipe():
         ({"layers": "three"}, "a student: layers is 'three' (str), expected"),
     ):
         with pytest.raises(UsageError, match=re.escape(expected)):
-            recipe(said)
+            parse_recipe(said)
 
 
 def test_two_students_of_one_name_are_refused(tiny_model, tiny_samples, tmp_path):

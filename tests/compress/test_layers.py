@@ -9,7 +9,7 @@ import torch
 from refusals import refused
 from transformers import AlbertConfig, AlbertForSequenceClassification
 
-from edgekit.compress._layers import evenly, shortened, tapped
+from edgekit.compress._layers import capture_last_layer, keep_layers, spread_evenly
 from edgekit.source.stack import depth, stack
 
 PATHS = {
@@ -31,7 +31,7 @@ def test_the_stack_is_found(name):
 def test_a_student_is_the_teacher_with_layers_skipped(name, keep, tmp_path, monkeypatch):
     teacher, rows = models.teacher(name), models.rows(name, 5, seed=3)
     before = models.logits(teacher, rows)
-    student = shortened(teacher, keep).eval()
+    student = keep_layers(teacher, keep).eval()
     answers = models.logits(student, rows)
     assert np.array_equal(models.logits(teacher, rows), before), "the teacher is as it was"
 
@@ -57,7 +57,7 @@ def test_the_weighted_sum_keeps_the_weights_of_the_layers_that_stay():
     with torch.no_grad():
         teacher.layer_weights.copy_(torch.arange(5.0))
     try:
-        assert shortened(teacher, (0, 2)).layer_weights.tolist() == [0.0, 1.0, 3.0]
+        assert keep_layers(teacher, (0, 2)).layer_weights.tolist() == [0.0, 1.0, 3.0]
     finally:
         torch.nn.init.constant_(teacher.layer_weights, 1 / 5)
 
@@ -73,7 +73,7 @@ def test_albert_goes_through_its_one_layer_less_often(monkeypatch):
     )
     teacher = AlbertForSequenceClassification(config).eval()
     assert depth(teacher) == 4
-    student = shortened(teacher, (0, 3)).eval()
+    student = keep_layers(teacher, (0, 3)).eval()
     calls = []
     stack(student)[1][0].register_forward_hook(lambda *_: calls.append(1))
     student(input_ids=torch.arange(4, 10)[None])
@@ -92,7 +92,7 @@ def test_albert_goes_through_its_one_layer_less_often(monkeypatch):
     ],
 )
 def test_evenly(count, of, expected):
-    assert evenly(count, of) == expected
+    assert spread_evenly(count, of) == expected
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_evenly(count, of, expected):
 )
 def test_layers_that_are_not_there(keep, said):
     with refused(said):
-        shortened(models.teacher("bert"), keep)
+        keep_layers(models.teacher("bert"), keep)
 
 
 def test_a_module_without_a_stack():
@@ -121,7 +121,7 @@ def test_the_tap_gives_what_the_last_layer_gives(name):
     """By the model's own list of hidden states; where a norm follows the stack, that norm of the tap."""
     model, row = models.teacher(name), models.rows(name, 1)[0]
     feeds = {n: torch.from_numpy(a)[None] for n, a in row.items()}
-    with torch.inference_mode(), tapped(model) as seen:
+    with torch.inference_mode(), capture_last_layer(model) as seen:
         states = model(**feeds, output_hidden_states=True).hidden_states
     (state,) = seen
     assert state.shape == states[-1].shape

@@ -18,10 +18,10 @@ from scipy.special import rel_entr, softmax
 
 from edgekit.compress import _teacher
 from edgekit.compress._examples import Examples, batches
-from edgekit.compress._layers import shortened
+from edgekit.compress._layers import keep_layers
 from edgekit.compress.distill import ArrayRows, Loss, Objective, Training, distill_module
 from edgekit.compress.objective import gram, rows_loss
-from edgekit.compress.training import Lesson, accelerator, train
+from edgekit.compress.training import TrainingData, accelerator, train
 from edgekit.source import heads
 from edgekit.source.batches import tensors
 from edgekit.source.processors import text
@@ -66,7 +66,7 @@ def taught(name="bert", training=FAST, layers=2, progress=silent, **options):
 def test_a_student_of_each_architecture_learns(name):
     """Two of four layers: its answers come nearer to the teacher's than they were."""
     teacher, rows = models.teacher(name), models.rows(name, 48)
-    before = divergence(shortened(teacher, (0, 3)).eval(), teacher, rows)
+    before = divergence(keep_layers(teacher, (0, 3)).eval(), teacher, rows)
     student, epochs = taught(name)
     assert not student.training
     assert depth(student) == 2
@@ -141,8 +141,8 @@ def test_the_relation_is_between_real_tokens_only():
 def test_the_teacher_s_answers_are_those_of_each_row_alone(name, tmp_path):
     """Padding, sorting and the file change nothing; relations by the model's own list of hidden states."""
     rows = models.rows(name, 70, seed=5)
-    _teacher.answer(models.teacher(name), rows, objective(), True, tmp_path, lambda *_: None)
-    targets = _teacher.read(tmp_path)
+    _teacher.write_targets(models.teacher(name), rows, objective(), True, tmp_path, lambda *_: None)
+    targets = _teacher.read_targets(tmp_path)
     np.testing.assert_allclose(
         [row["logits"] for row in targets.outputs], models.logits(models.teacher(name), rows), atol=1e-4
     )
@@ -312,8 +312,8 @@ def test_the_lowest_score_is_the_best_of_an_error_rate(tmp_path):
     rows, labels = lesson("bert")
     teacher, scores = models.teacher("bert"), iter([0.5, 0.2, 0.3, 0.1])
     (tmp_path / "teacher").mkdir()
-    _teacher.answer(teacher, rows, objective(), False, tmp_path / "teacher", lambda *_: None)
-    examples, targets = Examples([rows], models.PADS, list(labels)), _teacher.read(tmp_path / "teacher")
+    _teacher.write_targets(teacher, rows, objective(), False, tmp_path / "teacher", lambda *_: None)
+    examples, targets = Examples([rows], models.PADS, list(labels)), _teacher.read_targets(tmp_path / "teacher")
     best = []
 
     def score(module):
@@ -321,10 +321,10 @@ def test_the_lowest_score_is_the_best_of_an_error_rate(tmp_path):
         return next(scores)
 
     training = Training(**{**vars(FAST), "patience": 2, "epochs": 3})
-    student = shortened(teacher, (0, 3))
+    student = keep_layers(teacher, (0, 3))
     history = train(
         student,
-        Lesson(examples, targets, objective(), higher_is_better=False),
+        TrainingData(examples, targets, objective(), higher_is_better=False),
         score,
         training,
         accelerator("float32"),
@@ -368,7 +368,7 @@ except CompressError as problem:
 def test_memory_that_does_not_suffice():
     """The batch that it names is tried out: it is smaller, and a power of two below."""
     out = small.python(MEMORY, timeout=300).stdout.decode()
-    assert out.startswith("Memory does not suffice for a training step of 512 rows. A batch of "), out
+    assert out.startswith("Memory is insufficient for a training step of 512 rows. A batch of "), out
     fits = int(out.split("A batch of ")[1].split()[0])
     assert fits in (1, 2, 4, 8, 16, 32, 64, 128, 256)
     assert f"--batch {fits}." in out

@@ -12,7 +12,7 @@ from refusals import refused
 
 import edgekit.source
 from edgekit.compress import vocabulary
-from edgekit.compress.vocabulary import DISCLOSES, trim_vocab, trimmed
+from edgekit.compress.vocabulary import DISCLOSES, trim_source, trim_vocab
 from edgekit.spec.options import TrimVocabOptions
 
 SEEN = ["the plot was dull and the acting was worse", "no", "a fine film with a strong cast and a weak ending"]
@@ -28,7 +28,7 @@ def models(request, tmp_path_factory):
     """A tiny model of each kind (WordPiece, BPE on bytes, Unigram), and what is left of it."""
     before = edgekit.source.read(tiny.folder(request.param))
     folder = tmp_path_factory.mktemp("trimmed") / "model"
-    made = trimmed(before, SEEN, None, UNSEEN, folder, lambda *_: None)
+    made = trim_source(before, SEEN, None, UNSEEN, folder, lambda *_: None)
     return before, edgekit.source.read(folder), made
 
 
@@ -99,12 +99,12 @@ def test_what_is_refused(tiny_model, tiny_samples, tmp_path, monkeypatch):
         trim_vocab(tiny_model, samples=tiny_samples.train, out=tmp_path / "mine", options=TrimVocabOptions(force=True))
     origin = edgekit.source.read(tiny_model)
     with refused("samples-missing"):
-        trimmed(origin, [], None, None, tmp_path / "x", lambda *_: None)
+        trim_source(origin, [], None, None, tmp_path / "x", lambda *_: None)
     data = json.loads(vocabulary.tokenizer_json(origin.processor))
     data["model"]["type"] = "WordLevel"
     monkeypatch.setattr(vocabulary, "tokenizer_json", lambda _: json.dumps(data))
     with refused("vocabulary-kind", "BPE"):
-        trimmed(origin, ["a"], None, None, tmp_path / "x", lambda *_: None)
+        trim_source(origin, ["a"], None, None, tmp_path / "x", lambda *_: None)
 
 
 def test_the_command_line(tiny_model, tiny_samples, tmp_path):
@@ -114,7 +114,7 @@ def test_the_command_line(tiny_model, tiny_samples, tmp_path):
     assert done.returncode == 0, done.stderr.decode()
     said = done.stdout.decode()
     assert said.startswith("Vocabulary ")
-    assert "tokens a text" in said
+    assert "tokens per text" in said
     assert DISCLOSES in " ".join(said.split())
     assert small.CANARY not in said
 

@@ -20,10 +20,10 @@ from edgekit.runtime.session import Session
 from edgekit.samples.evaluation import Evaluation
 from edgekit.search import agree, checks
 from edgekit.search.context import BuildContext, EvaluationSet
-from edgekit.search.kept import StepCache
 from edgekit.search.models import make_candidates, prepare_model
 from edgekit.search.record import Record
 from edgekit.search.stand_in import reference_outputs
+from edgekit.search.step_cache import StepCache
 from edgekit.spec import target as targets
 from edgekit.spec.progress import silent
 

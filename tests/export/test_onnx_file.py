@@ -89,7 +89,7 @@ def test_the_export_equals_torch(graphs, folder, module, tmp_path, name):
     from edgekit.runtime import runner
 
     signatures = {"forward": made.graphs[0].signature}
-    with runner.opened({"forward": made.graphs[0].path}, signatures, "onnxruntime", batch=8) as opened:
+    with runner.open_runner({"forward": made.graphs[0].path}, signatures, "onnxruntime", batch=8) as opened:
         computed = small.column(opened.run(source.encode(TEXTS)))
     np.testing.assert_allclose(computed, expected, atol=2e-5)
     assert made.provenance["reference"] == "the ONNX file, run by ONNX Runtime in float32"

@@ -52,7 +52,7 @@ def test_sessions_are_added(place):
         "memory",
     }
     assert found.probes_ran.partition(" ")[0] == "onnxruntime"
-    assert "Of 2 sessions a later check finds large changes of latency alone" in files.read(place / "b.json").notes[-1]
+    assert "With 2 sessions, a later check" in files.read(place / "b.json").notes[-1]
     assert (
         all(len(times) == len(second.blocks_ms) + 1 for times in second.probes_ms.values())
         and second.probe_start_ms > 0
@@ -90,7 +90,7 @@ def test_a_session_of_something_else_is_refused(place, tiny_samples, tmp_path):
         verbs.baseline(place / "old", tiny_samples.dev, file=tmp_path / "b.json", options=BaselineOptions(append=True))
     own = found.subjects[0]
     with refused("baseline-other-run"):
-        baselines.continued(found, replace(found, subjects=(replace(own, threads=own.threads + 1),)))
+        baselines.append_session(found, replace(found, subjects=(replace(own, threads=own.threads + 1),)))
 
 
 def test_a_bundle_that_is_still_there_runs_again(place, tiny_samples):
@@ -98,8 +98,8 @@ def test_a_bundle_that_is_still_there_runs_again(place, tiny_samples):
         place / "new", place / "b.json", tiny_samples.dev, options=CheckOptions(gates=OPEN, max_time=0.0)
     )
     assert found.speed.paired and found.subjects[0].name == "old" and found.exit_code() == 0
-    assert any("still at old: both ran in turns" in note for note in found.notes)
-    assert any(note.startswith("What differs: file assets/note.txt (only now)") for note in found.notes)
+    assert any("is still at old" in note for note in found.notes)
+    assert any(note.startswith("The bundles differ: file assets/note.txt (only now)") for note in found.notes)
 
 
 def test_one_that_is_gone_or_another_is_read_from_the_file(place, tiny_samples, tmp_path):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from edgekit.report.before import completed
+from edgekit.report.before import add_row_arrays
 from edgekit.spec.protocols import Encoded
 from edgekit.spec.tensor import Signature, TensorSpec
 
@@ -29,18 +29,18 @@ def side(*taken):
 
 def test_what_no_graph_takes_comes_back_with_the_outputs():
     outputs = [{"logits": np.ones(2)}, {"logits": np.zeros(3)}]
-    found = completed(side("letters"), ["ab", "cde"], outputs)
+    found = add_row_arrays(side("letters"), ["ab", "cde"], outputs)
     assert [{name: array.tolist() for name, array in row.items()} for row in found] == [
         {"starts": [0, 1], "logits": [1.0, 1.0]},
         {"starts": [0, 1, 2], "logits": [0.0, 0.0, 0.0]},
     ]
     told = [{"starts": np.array([7]), **row} for row in outputs]
-    assert [row["starts"].tolist() for row in completed(side("letters"), ["ab", "cde"], told)] == [[7], [7]], (
+    assert [row["starts"].tolist() for row in add_row_arrays(side("letters"), ["ab", "cde"], told)] == [[7], [7]], (
         "what the teacher says counts"
     )
 
 
 def test_where_graphs_take_everything_outputs_stay_as_they_are():
     outputs = [{"logits": np.ones(2)}]
-    assert completed(side("letters", "starts"), ["ab"], outputs) == outputs
-    assert completed(side("letters"), [], []) == []
+    assert add_row_arrays(side("letters", "starts"), ["ab"], outputs) == outputs
+    assert add_row_arrays(side("letters"), [], []) == []

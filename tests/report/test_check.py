@@ -15,7 +15,7 @@ from edgekit.report import check as verbs
 from edgekit.report import files, run
 from edgekit.report.predictions import unpack
 from edgekit.report.render import write_all
-from edgekit.report.side import opened
+from edgekit.report.side import open_for_test
 from edgekit.runtime.load import load
 from edgekit.spec.gates import OFF, AccuracyGates, FootprintGates, Gates, LatencyGates
 from edgekit.spec.options import CheckOptions, CompareOptions, MeasureOptions
@@ -204,7 +204,7 @@ def test_a_machine_that_changes_meanwhile(float32_ort, tiny_samples, monkeypatch
     monkeypatch.setattr(run, "fingerprint", lambda: next(states))
     found = verbs.check(float32_ort, float32_ort, tiny_samples.dev, options=CheckOptions(gates=OPEN, max_time=0.0))
     assert gates(found)["latency.p50"] == INCOMPARABLE and gates(found)["accuracy.drop"] == PASS
-    assert any("slowed itself down" in note and "3 times" in note for note in found.notes)
+    assert any("throttled 3 times" in note for note in found.notes)
     assert any("Both sides are the same bundle, files and settings" in note for note in found.notes)
     with refused("machine-changed"):
         verbs.baseline(float32_ort, tiny_samples.dev)
@@ -340,8 +340,8 @@ def test_a_bundle_against_itself_tells_the_noise(float32_ort, tiny_samples):
 
 def test_a_bundle_that_is_damaged_between_two_processes(float32_ort, tmp_path, texts):
     """It was whole when it was opened; the process that loads it finds out, and says which of the two it is."""
-    side = opened(small.copy(float32_ort, tmp_path / "candidate"))
-    whole = opened(float32_ort)
+    side = open_for_test(small.copy(float32_ort, tmp_path / "candidate"))
+    whole = open_for_test(float32_ort)
     graph = next((tmp_path / "candidate" / "graphs").glob("*.onnx"))
     graph.write_bytes(graph.read_bytes()[:-1] + b"\0")
     with refused("bundle-file-altered"):

@@ -94,7 +94,7 @@ def test_a_worse_one_is_found(head, tmp_path):
     told = {"accuracy.error": "pass"} if kind == "regression" else {}
     verdicts = {g.name: g.verdict for g in found.gates if g.name != "accuracy.recall_drop"}
     assert verdicts == {"accuracy.drop": "pass", "accuracy.flips": "regression", **told}
-    assert "the answers of what it is compared with" in " ".join(found.notes).lower()
+    assert "the answers of the baseline" in " ".join(found.notes).lower()
 
 
 def test_one_row(head, tmp_path):

@@ -9,7 +9,7 @@ from heads import MULTI, REGRESSION, SINGLE, evaluation, rows, task
 
 from edgekit.report import accuracy, companions, gating
 from edgekit.report.companions import holds
-from edgekit.search.choose import excess
+from edgekit.search.rejections import excess
 from edgekit.spec.gates import AccuracyGates, Gates
 from edgekit.spec.manifest import Trial
 from edgekit.spec.protocols import HasLabels
@@ -41,7 +41,9 @@ def judged(kind, before, after, truth, gates=None, ids=None):
     found = accuracy.compare(
         given, rows(before), rows(after), ids, margins=AccuracyGates(gates.drop, recall_drop=gates.recall_drop)
     )
-    return found, {g.name.removeprefix("accuracy."): g for g in gating.compared(Gates(accuracy=gates), found, None)}
+    return found, {
+        g.name.removeprefix("accuracy."): g for g in gating.judge_comparison(Gates(accuracy=gates), found, None)
+    }
 
 
 # ---- numbers
@@ -235,7 +237,7 @@ def test_rows_that_can_never_settle_the_margin():
     assert found.undecidable_reason.startswith("200 different inputs cannot decide a drop of 0.01")
     assert "at least 268" in found.undecidable_reason
     assert gates["drop"].verdict == "inconclusive"
-    assert "would settle it" not in gates["drop"].said, "it is said once"
+    assert "would decide" not in gates["drop"].said, "it is said once"
     truth, before, _ = rare(rows=300, of=150)
     found, gates = judged(SINGLE, before, before * 2, truth)
     assert (found.undecidable_reason, gates["drop"].verdict) == ("", "pass")

@@ -10,8 +10,8 @@ import small
 
 from edgekit.report import check as verbs
 from edgekit.report import gating
-from edgekit.report.differences import differences, equal, settings, told
-from edgekit.report.side import opened
+from edgekit.report.differences import describe_differences, differences, equal, settings
+from edgekit.report.side import open_for_test
 from edgekit.spec.gates import FootprintGates, Gates, LatencyGates
 from edgekit.spec.options import CheckOptions
 from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, PASS, REGRESSION, Accuracy, Change, Speed
@@ -23,7 +23,7 @@ IMPOSSIBLE = Gates(LatencyGates(0.0, 0.0, 0.0), footprint=FootprintGates(0.0, 0.
 
 
 def subject(bundle, **changes):
-    manifest = opened(bundle).bundle.manifest
+    manifest = open_for_test(bundle).bundle.manifest
     first = manifest.variants[0]
     one = Subject(
         "b", "sha256:0", 1, "m", "text-classification", {"labels": ["a", "b"]}, ("a", "b"), settings=settings(manifest)
@@ -61,7 +61,7 @@ def test_a_bundle_does_not_differ_from_its_copy(float32_ort, tmp_path):
 
     was, now = subject(float32_ort), subject(altered(float32_ort, tmp_path / "copy", other_words))
     assert differences(was, now) == [] and equal(was, now)
-    assert told(was, now).startswith("Both sides are the same bundle, files and settings:")
+    assert describe_differences(was, now).startswith("Both sides are the same bundle, files and settings:")
 
 
 @pytest.mark.parametrize(
@@ -77,11 +77,11 @@ def test_the_same_files_with_other_settings(float32_ort, tmp_path, name, value, 
         data["variants"][0][name] = value
 
     was, now = subject(float32_ort), subject(altered(float32_ort, tmp_path / "other", change), threads=1)
-    before = opened(float32_ort).bundle.manifest.variants[0]
+    before = open_for_test(float32_ort).bundle.manifest.variants[0]
     was = replace(was, threads=1)
     assert differences(was, now) == [said.format(getattr(before, name))]
-    assert not equal(was, now) and told(was, now).startswith(
-        "Their files are the same, their settings are not: variant 1 "
+    assert not equal(was, now) and describe_differences(was, now).startswith(
+        "The files are the same, the settings differ: variant 1 "
     )
 
 
@@ -95,7 +95,7 @@ def test_files_are_named(float32_ort, tmp_path):
     assert sorted(differences(was, now)) == ["file assets/more.txt (only now)", "file assets/task.json (content)"], (
         "a race's record is of the clock"
     )
-    assert told(was, now).startswith("What differs: file ")
+    assert describe_differences(was, now).startswith("The bundles differ: file ")
 
 
 def test_how_it_ran_counts_too(float32_ort):
@@ -106,8 +106,8 @@ def test_how_it_ran_counts_too(float32_ort):
 def test_an_older_report_does_not_tell_its_settings(float32_ort):
     was, now = subject(float32_ort, settings={}), subject(float32_ort)
     assert not equal(was, now), "what is not known to be equal is judged"
-    assert "does not tell its settings" in told(was, now)
-    assert "the content of their files" in told(replace(was, digest="sha256:1"), now)
+    assert "does not record its settings" in describe_differences(was, now)
+    assert "the content of their files" in describe_differences(replace(was, digest="sha256:1"), now)
 
 
 def judge(low, ratio, high, equal, here=True, comparable=True):
@@ -117,7 +117,7 @@ def judge(low, ratio, high, equal, here=True, comparable=True):
         True, changes, 8, 80, 1280, 1, 20.0, comparable=comparable, why_not="" if comparable else "cpu: a, then b"
     )
     gates = Gates(LatencyGates(0.05, None, None), footprint=FootprintGates(None, None, 0.1))
-    return {g.name: g for g in gating.compared(gates, accuracy, speed, equal=equal, here=here)}
+    return {g.name: g for g in gating.judge_comparison(gates, accuracy, speed, equal=equal, here=here)}
 
 
 def test_a_bundle_against_itself_can_never_fail():
@@ -157,7 +157,7 @@ def test_from_end_to_end(float32_ort, tiny_samples, tmp_path, monkeypatch):
         options=CheckOptions(gates=IMPOSSIBLE, max_time=0.0),
     )
     assert any(
-        note.startswith("Their files are the same, their settings are not: variant 1 streams: 1, then 2")
+        note.startswith("The files are the same, the settings differ: variant 1 streams: 1, then 2")
         for note in changed.notes
     )
     assert "same bundle" not in " ".join(g.said for g in changed.gates)

@@ -12,7 +12,7 @@ import reports
 
 from edgekit.report import accuracy, companions, gating
 from edgekit.report.faithfulness import faithfulness
-from edgekit.report.reference import question
+from edgekit.report.reference import check_reference
 from edgekit.report.render.history import history
 from edgekit.report.render.html import html
 from edgekit.report.render.markdown import markdown
@@ -127,7 +127,9 @@ def compared(rows, before, after, **options):
 def verdicts(found):
     return {
         g.name: g.verdict
-        for g in gating.compared(Gates(OFF.latency, AccuracyGates(0.01, slice_drop=0.01), OFF.footprint), found, None)
+        for g in gating.judge_comparison(
+            Gates(OFF.latency, AccuracyGates(0.01, slice_drop=0.01), OFF.footprint), found, None
+        )
     }
 
 
@@ -169,14 +171,14 @@ def test_what_such_a_task_has_not(rows, good):
     assert accuracy.calibration_error(task, good, rows.truth) is None
     assert companions.of_rows(task, good, good, rows.truth, 0.01) == (None, "")
     assert by_label(rows, good) == []
-    assert question(rows, good, "dev.csv", "torch") is None
+    assert check_reference(rows, good, "dev.csv", "torch") is None
     assert faithfulness(rows, lambda x: good[: len(x)], lambda x: good[: len(x)], rows.inputs, filler="") is None
 
 
 def test_a_budget_of_errors_is_an_upper_limit():
     one = reports.speech().subjects[-1]
     for limit, verdict in ((0.09, OVER_BUDGET), (0.11, PASS)):
-        (gate,) = gating.budget(Budget(accuracy_drop=None, accuracy=limit), one, (None, ""))
+        (gate,) = gating.judge_budget(Budget(accuracy_drop=None, accuracy=limit), one, (None, ""))
         assert (gate.verdict, gate.value) == (verdict, 0.1)
         assert "the budget allows" in gate.said
 
@@ -191,8 +193,8 @@ def test_the_drop_against_the_models_own_score():
     }
     manifest = type("Known", (), fields)()
     assert Manifest.__dataclass_fields__.keys() >= fields.keys()
-    assert gating.own_drop(manifest, one, digest) == (pytest.approx(0.02), "")
-    assert gating.own_drop(manifest, replace(one, score=0.06), digest)[0] == pytest.approx(-0.02)
+    assert gating.compute_drop(manifest, one, digest) == (pytest.approx(0.02), "")
+    assert gating.compute_drop(manifest, replace(one, score=0.06), digest)[0] == pytest.approx(-0.02)
 
 
 def test_pages_say_it_the_right_way_round():

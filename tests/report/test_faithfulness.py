@@ -103,7 +103,7 @@ class Counted:
 
 
 def test_copies_are_made_in_parts_and_none_to_count_units(monkeypatch):
-    monkeypatch.setattr(predictions, "_BYTES_A_REQUEST", 100)
+    monkeypatch.setattr(predictions, "_REQUEST_BYTES", 100)
     modality, sizes = Counted(), []
     the_task = task()
     the_task.modality = modality

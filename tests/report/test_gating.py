@@ -58,7 +58,7 @@ def only(**tables):
 
 
 def accuracy(limits, **changed):
-    return gating.compared(only(accuracy=limits), replace(ACCURACY, **changed), None)
+    return gating.judge_comparison(only(accuracy=limits), replace(ACCURACY, **changed), None)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_the_interval_of_the_drop_decides(low, high, outcome):
         and gate.verdict == outcome
         and (gate.low, gate.high, gate.limit) == (low, high, 0.01)
     )
-    assert ("4,321 rows would settle it" in gate.said) == (outcome == INCONCLUSIVE)
+    assert ("4,321 rows would decide" in gate.said) == (outcome == INCONCLUSIVE)
 
 
 def test_other_samples_are_incomparable():
@@ -138,7 +138,7 @@ def judged(metric="p50", ratio=1.02, low=1.01, high=1.03, said="", **speed):
         else None
     )
     tables = {"latency": LatencyGates(0.05, None, None)} if footprint is None else {"footprint": footprint}
-    *_, gate = gating.compared(only(**tables), ACCURACY, Speed(True, (change,), 8, 80, 1280, 1, 20.0, **speed))
+    *_, gate = gating.judge_comparison(only(**tables), ACCURACY, Speed(True, (change,), 8, 80, 1280, 1, 20.0, **speed))
     return gate
 
 
@@ -146,7 +146,7 @@ def test_latency():
     assert judged().verdict == PASS and judged().name == "latency.p50" and judged().value == pytest.approx(0.02)
     assert judged(ratio=1.1, low=1.06, high=1.14).verdict == REGRESSION
     assert judged(ratio=1.05, low=1.02, high=1.08).verdict == INCONCLUSIVE
-    assert judged().said == "p50 latency x 1.020 (1.010 to 1.030, in turns): within the +5% that is allowed", (
+    assert judged().said == "p50 latency x 1.020 (1.010 to 1.030, interleaved): within the allowed +5%", (
         "without medians, which may contradict it"
     )
 
@@ -164,22 +164,22 @@ def test_size_is_judged_on_any_machine():
 def test_what_cannot_be_estimated():
     gate = judged(ratio=None, low=None, high=None, said="not estimable from 300 samples (needs 662)")
     assert gate.verdict == INCONCLUSIVE and "not estimable from 300 samples (needs 662)" in gate.said
-    assert judged("energy", None, None, None, "this machine does not tell it").verdict == INCOMPARABLE
+    assert judged("energy", None, None, None, "not reported by this machine").verdict == INCOMPARABLE
 
 
 def test_gates_of_a_baseline_without_times_do_not_fall_away():
-    found = gating.compared(Gates(), ACCURACY, None, "it was not timed")
+    found = gating.judge_comparison(Gates(), ACCURACY, None, "it was not timed")
     assert {g.name for g in found if g.verdict == INCOMPARABLE} == {
         "latency.p50", "latency.p90", "footprint.first_answer", "footprint.memory", "footprint.size",
     }  # fmt: skip
-    assert [g.name for g in gating.compared(Gates(), ACCURACY, None)] == ["accuracy.drop"], (
+    assert [g.name for g in gating.judge_comparison(Gates(), ACCURACY, None)] == ["accuracy.drop"], (
         "whoever compares with a teacher does not ask for them"
     )
 
 
 def from_a_file(ratio, low, high, sessions, spread):
     change = Change("p50", 2.0, 2.0 * ratio, "ms", ratio, low, high, sessions=sessions, spread=spread, probe="int8 4")
-    return gating.compared(
+    return gating.judge_comparison(
         only(latency=LatencyGates(0.05, None, None)), ACCURACY, Speed(False, (change,), 8, 80, 1280, 1, 20.0)
     )[0]
 
@@ -188,15 +188,15 @@ def test_a_drift_that_cannot_be_told_from_a_change_is_inconclusive_with_its_reme
     gate = from_a_file(1.2, 1.0, 1.44, 1, 0.05)
     assert gate.verdict == INCONCLUSIVE
     assert (
-        "x 1.200 (1.000 to 1.440, against 1 session of a file, over the probe int8): not settled against +5%"
+        "x 1.200 (1.000 to 1.440, against 1 session of a file, over the probe int8): not known whether it exceeds +5%"
         in gate.said
     )
     assert (
-        "what the machine does between two sessions" in gate.said
+        "the machine itself may vary as much between two sessions" in gate.said
         and "Give the older bundle itself (--baseline BUNDLE), or " in gate.said
     )
     assert "more sessions of it at other times (edgekit baseline BUNDLE --append)" in gate.said
-    assert "No number of sessions would settle it" in from_a_file(1.07, 0.9, 1.3, 3, 0.05).said, (
+    assert "No number of sessions would decide" in from_a_file(1.07, 0.9, 1.3, 3, 0.05).said, (
         "2 % from the margin, with 5 % from session to session"
     )
     assert "Give the older" not in from_a_file(1.6, 1.3, 2.0, 3, 0.05).said
@@ -217,7 +217,7 @@ def test_only_what_a_machine_decides_may_be_left_incomparable():
 
 def test_a_budget_is_held_against_the_estimate():
     limits = Budget(accuracy_drop=0.01, p50_ms=1.5, memory_mb=100.0, first_answer_ms=299.0, size_mb=30.0)
-    found = {g.name: g.verdict for g in gating.budget(limits, SUBJECT, (0.005, ""))}
+    found = {g.name: g.verdict for g in gating.judge_budget(limits, SUBJECT, (0.005, ""))}
     assert found == {
         "budget.accuracy_drop": PASS,
         "budget.p50_ms": OVER_BUDGET,
@@ -228,7 +228,7 @@ def test_a_budget_is_held_against_the_estimate():
 
 
 def test_a_budget_that_was_not_measured_is_no_pass():
-    found = gating.budget(Budget(accuracy_drop=0.01, p50_ms=1.5), replace(SUBJECT, times=None), (None, "others"))
+    found = gating.judge_budget(Budget(accuracy_drop=0.01, p50_ms=1.5), replace(SUBJECT, times=None), (None, "others"))
     assert [(g.verdict, "others" in g.said) for g in found] == [(INCOMPARABLE, True), (INCOMPARABLE, False)]
 
 

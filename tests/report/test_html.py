@@ -208,7 +208,7 @@ def test_texts_are_shown_only_where_they_were_asked_for(pages):
 def test_the_verdict_comes_first_and_in_words(pages):
     said = Page(pages["check"]).words("verdict")
     assert said.startswith(
-        "✗ Regression Of 9 gates 1 is a regression, 1 is over budget, 1 cannot be compared, 2 are not settled, 4 pass."
+        "✗ Regression Of 9 gates 1 is a regression, 1 is over budget, 1 cannot be compared, 2 are inconclusive, 4 pass."
     )
     assert "latency.p50 p50 grew by 8.3 % (7.0 % to 9.7 %), above 5 %." in said
     assert "footprint.memory" not in said, "what passes is no reason"
@@ -227,7 +227,7 @@ def test_what_the_numbers_say(pages):
     assert "not estimable from 300 samples (needs 662)" in single.words("latency")
     assert "not estimable from 300 samples (needs 662)" in single.words("glance")
     assert (
-        "This set can resolve a drop of 0.0121 with a probability of 80 %, not one of 0.005: it would take about 5,100 rows"
+        "These samples can detect a drop of 0.0121 with a power of 80 %, but not one of 0.005: about 5,100 rows would decide"
         in check.words("accuracy")
     )
     assert "accuracy 0.8796 0.8716 −0.0080 −0.0172 to +0.0007" in check.words("glance"), "a drop is a change downwards"
@@ -273,14 +273,15 @@ def test_a_confusion_of_many_labels_adds_up(pages):
     ]
     assert len(cells) == 12 * 12
     assert sum(cells) == whole == 5_000
-    assert "39 labels with the fewest errors are put together" in text
+    assert "39 labels with the fewest errors are merged" in text
 
 
 def test_what_is_left_out_is_told(pages):
     largest = Page(pages["largest"])
     assert "60 of 61 gates are listed; report.json has the others." in largest.words("gates")
-    assert "of 413 rows are listed, those that were surest before; report.json has the first 200." in largest.words(
-        "flips"
+    assert (
+        "of 413 rows are listed, those with the largest margin before; report.json has the first 200."
+        in largest.words("flips")
     )
     assert "The 24 largest of 52 are drawn." in largest.words("slices")
 

@@ -97,7 +97,7 @@ def test_a_check():
     by_name = {c.get("name"): c for c in suite.findall("testcase")}
     failure = by_name["p50"].find("failure")
     assert failure.attrib == {"message": "p50 grew by 8.3 % (7.0 % to 9.7 %), above 5 %.", "type": "regression"}
-    assert failure.text.splitlines()[1] == "seen +8.3 % (+7.0 % to +9.7 %), allowed +5 %"
+    assert failure.text.splitlines()[1] == "measured +8.3 % (+7.0 % to +9.7 %), allowed +5 %"
     assert by_name["memory_mb"].find("failure").get("type") == "over budget"
     assert by_name["p99"].find("error").attrib == {
         "message": "p99 is not estimable from 300 samples (needs 662).",
@@ -110,7 +110,7 @@ def test_a_check():
     assert [e.tag for e in by_name["first_answer"]] == ["system-out"]
     assert (
         by_name["first_answer"].find("system-out").text.splitlines()[0]
-        == "pass: seen +3.1 % (-3.0 % to +10.0 %), allowed +25 %"
+        == "pass: measured +3.1 % (-3.0 % to +10.0 %), allowed +25 %"
     )
     values = {p.get("name"): p.get("value") for p in suite.findall("properties/property")}
     assert {k: values[k] for k in ("verdict", "rows", "baseline", "candidate")} == {

@@ -93,13 +93,13 @@ def test_a_check():
         "**main** against **release-1.4**, 872 samples, on AMD EPYC 9R14 96-Core Processor (2 CPUs), "
     )
     assert lines[2].endswith(
-        "UTC. Of 9 gates 1 is a regression, 1 is over budget, 1 cannot be compared, 2 are not settled, 4 pass."
+        "UTC. Of 9 gates 1 is a regression, 1 is over budget, 1 cannot be compared, 2 are inconclusive, 4 pass."
     )
     assert lines[4] == "**Gates**"
     table = [
         [c.strip().replace("&#43;", "+") for c in line.strip("|").split("|")] for line in lines if line.startswith("|")
     ]
-    assert table[0] == ["gate", "verdict", "allowed", "found", "90 % interval", "in words"]
+    assert table[0] == ["gate", "verdict", "allowed", "measured", "90 % interval", "in words"]
     assert table[2] == [
         "latency.p50",
         "✗ regression",
@@ -119,14 +119,14 @@ def test_a_check():
     for said in (
         "Accuracy 0.8796 before, 0.8716 now, on 872 rows: a drop of 0.0080 (90 % interval −0.0007 to 0.0172). 210 rows were right before and are wrong now, "
         "203 the other way round (exact McNemar, p = 0.768).",
-        "This set can resolve a drop of 0.0121 with a probability of 80 %, not one of 0.005: it would take about 5,100 rows to settle that one.",
+        "These samples can detect a drop of 0.0121 with a power of 80 %, but not one of 0.005: about 5,100 rows would decide that.",
         "This machine's noise alone can look like +1.1 % in p50 latency, +3.1 % in p90 latency.",
-        "Slices: None of 8 slices differ for sure. 2 could not be tested.",
+        "Slices: None of 8 slices differs significantly. 2 could not be tested.",
         "Flips: 413 of 872 rows (47.4 %) are answered differently.",
-        "Faithfulness: Attributions of 40 inputs agree by 0.871 in rank (before with itself 0.912, chance 0.011) and by 0.805 in the top 3",
+        "Faithfulness: Attributions of 40 inputs agree with a rank correlation of 0.871 (baseline with itself 0.912, chance 0.011) and an overlap of 0.805 in the top 3",
         "Robustness: Drop from before to now: typos 0.0100; case 0.0000;",
         "Machine and bundles: tables", "AMD EPYC 9R14", "The machine was throttled 3 times during the run.",
-        "10 of 413 rows are listed, those that were surest before; report.json has the first 200.",
+        "10 of 413 rows are listed, those with the largest margin before; report.json has the first 200.",
     ):  # fmt: skip
         assert said in shown, said
     assert rows_of(text, "p50 latency") == [
@@ -186,8 +186,10 @@ def test_one_bundle():
         "first answer",
         "253.1 ms (import 151.2, verify 12.40, load 88.30, first answer 2.41)",
     ]
-    assert rows_of(text, "energy of an answer")[0][1] == "not told: no RAPL domain may be read, and this is no Jetson"
-    assert "Drop from clean to disturbed: typos 0.0450;" in text
+    assert (
+        rows_of(text, "energy of an answer")[0][1] == "not measured: no RAPL domain may be read, and this is no Jetson"
+    )
+    assert "Drop from clean to perturbed: typos 0.0450;" in text
     assert "| budget.memory&#95;mb | ▲ over budget | 100 MB | 101.4 MB | – |" in text
 
 
@@ -258,14 +260,15 @@ def test_slices_that_stand_out():
     )
     shown = Shown(markdown(replace(REPORTS["check"], accuracy=replace(base, slices=sure)))).text
     assert re.search(
-        r"Slices: 2 of 3 slices differ for sure: length = 25-32 \(drop 0\.0900\); topic = .+ \(drop 0\.0500\)\.", shown
+        r"Slices: 2 of 3 slices differ significantly: length = 25-32 \(drop 0\.0900\); topic = .+ \(drop 0\.0500\)\.",
+        shown,
     )
     untested = tuple(
         replace(s, p_value=None, p_holm=None, low=low, high=0.03)
         for s, low in zip(base.slices[:2], (0.001, -0.001), strict=True)
     )
     assert (
-        "Slices: 1 of 2 slices differ for sure: topic = "
+        "Slices: 1 of 2 slices differs significantly: topic = "
         in Shown(markdown(replace(REPORTS["check"], accuracy=replace(base, slices=untested)))).text
     )
 
@@ -384,8 +387,8 @@ def test_what_is_left_out_is_said():
         replace(base, notes=("~" * 300,) * 9, accuracy=replace(base.accuracy, flipped=flips, slices=slices))
     )
     last = text.splitlines()[-1]
-    assert last.startswith("Left out here, as a comment holds no more: ")
-    assert last.endswith("robustness tables, machine and bundles tables. All of it is in report.html and report.json.")
+    assert last.startswith("Left out, because a comment cannot be longer: ")
+    assert last.endswith("robustness tables, machine and bundles tables. See report.html or report.json.")
     assert "**Latency**" in text and "**Notes**" in text, "what is said stays before what is in tables"
     assert text.count("<details>") == text.count("</details>") > 0
 

@@ -23,7 +23,7 @@ from refusals import refused
 
 from edgekit.modalities.text import UNBOUND
 from edgekit.report import predictions
-from edgekit.report.predictions import id_key, named, pack, read_outputs, unpack
+from edgekit.report.predictions import id_key, name_outputs, pack, read_outputs, unpack
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.parsing import parse, plain
 from edgekit.spec.subject import Numbers, Predictions
@@ -212,11 +212,11 @@ def test_what_cannot_be_packed():
         ({"logits": Numbers("float32", (2, 2), (1.0, 2.0, 3.0))}, r"shape \[2, 2\] with 3 values"),
         ({"logits": Numbers("float32", (2, -2), ())}, r"shape \[2, -2\] with 0 values"),
         ({"logits": Numbers("object", (2, 1), (1.0, 2.0))}, "type object"),
-        ({"logits": Numbers("float32", (2, 1), (1.0, 1e39))}, "no float32"),
-        ({"logits": Numbers("float32", (2, 1), (1.0, float("nan")))}, "no float32"),
-        ({"ids": Numbers("int64", (2, 1), (1.0, 0.5))}, "no int64"),
-        ({"ids": Numbers("uint8", (2, 1), (1.0, -1.0))}, "no uint8"),
-        ({"kept": Numbers("bool", (2, 1), (1.0, 2.0))}, "no bool"),
+        ({"logits": Numbers("float32", (2, 1), (1.0, 1e39))}, "not float32"),
+        ({"logits": Numbers("float32", (2, 1), (1.0, float("nan")))}, "not float32"),
+        ({"ids": Numbers("int64", (2, 1), (1.0, 0.5))}, "not int64"),
+        ({"ids": Numbers("uint8", (2, 1), (1.0, -1.0))}, "not uint8"),
+        ({"kept": Numbers("bool", (2, 1), (1.0, 2.0))}, "not bool"),
         (
             {"a": Numbers("float32", (2, 1), (1.0, 2.0)), "b": Numbers("float32", (3, 1), (1.0, 2.0, 3.0))},
             "parts do not fit",
@@ -299,14 +299,14 @@ def test_several_outputs_and_ragged_rows(tmp_path):
 
 def test_a_function_gives_rows_or_one_array():
     for form in (LOGITS, LOGITS.tolist(), rows(LOGITS), [{"logits": row, "more": row} for row in LOGITS.tolist()]):
-        found = named(form, 2, LOGITS_OF_THREE, "The teacher's outputs")
+        found = name_outputs(form, 2, LOGITS_OF_THREE, "The teacher's outputs")
         assert np.stack([row["logits"] for row in found]).tobytes() == LOGITS.tobytes()
     with refused("predictions-shape", "1", "3", "2"):
-        named(LOGITS[:1], 2, LOGITS_OF_THREE, "The teacher's outputs")
+        name_outputs(LOGITS[:1], 2, LOGITS_OF_THREE, "The teacher's outputs")
     with refused("predictions-output", "logits"):
-        named([{"logit": [1, 2, 3]}] * 2, 2, LOGITS_OF_THREE, "The teacher's outputs")
+        name_outputs([{"logit": [1, 2, 3]}] * 2, 2, LOGITS_OF_THREE, "The teacher's outputs")
     with refused("predictions-output"):
-        named(
+        name_outputs(
             LOGITS,
             2,
             (TensorSpec("a", "float32", ("batch", 3)), TensorSpec("b", "float32", ("batch", 3))),

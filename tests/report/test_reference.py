@@ -8,14 +8,16 @@ import scipy.stats
 from heads import MULTI, REGRESSION, SINGLE, evaluation, rows, score, task
 from refusals import refused
 
-from edgekit.report.reference import CLEAR, DOUBTFUL, TOO_FEW, hold, question
+from edgekit.report.reference import CLEAR, DOUBTFUL, TOO_FEW, check_reference, refuse_doubtful
 from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import SamplesError
 
 
 def ask(kind, logits, truth, inputs=None, **options):
     logits = np.asarray(logits, np.float32)
-    return question(evaluation(task(kind, logits.shape[1]), truth, inputs), rows(logits), "dev.csv", "torch", **options)
+    return check_reference(
+        evaluation(task(kind, logits.shape[1]), truth, inputs), rows(logits), "dev.csv", "torch", **options
+    )
 
 
 def answers(count, labels, right, seed=0, shares=None):
@@ -127,7 +129,7 @@ def test_another_numbering_is_named(labels, order, shares):
     assert "another numbering of the labels would fit" in asked.check.said
     if labels < 10:
         assert f"{first} (L{first}) is the model's 0 (L0)" in asked.check.said
-    assert f"accuracy {score(task(SINGLE, labels), logits, truth):.2f} in place of" in asked.check.said
+    assert f"accuracy {score(task(SINGLE, labels), logits, truth):.2f} instead of" in asked.check.said
 
 
 def test_a_label_that_is_taken_for_another_one_is_no_numbering():
@@ -155,13 +157,13 @@ def test_several_labels():
     swapped = ask(MULTI, logits[:, [1, 0, 2, 3]], truth)
     assert "0 (L0) is the model's 1 (L1), 1 (L1) is the model's 0 (L0), with micro F1" in swapped.check.said
     turned = ask(MULTI, logits * np.float32([1, 1, -1, 1]), truth)
-    assert (turned.check.outcome, "1 and 0 seem to be the other way round for L2" in turned.check.said) == (
+    assert (turned.check.outcome, "1 and 0 seem to be swapped for L2" in turned.check.said) == (
         DOUBTFUL,
         True,
     )
     chance = logits.copy()
     chance[:, 3] = np.random.default_rng(5).permutation(chance[:, 3])
-    assert "of the label 'L3' it is" in ask(MULTI, chance, truth).check.said
+    assert "for the label 'L3' it is" in ask(MULTI, chance, truth).check.said
     truth[:, 3], truth[:4, 3] = False, True  # of a label that hardly a row has nothing is concluded
     assert ask(MULTI, chance, truth).check.outcome == CLEAR
     truth[:, 3] = False
@@ -174,7 +176,7 @@ def test_numbers_of_another_scale_or_sign():
     assert ask(REGRESSION, x, y).check.outcome == CLEAR
     for answers_, said in (
         (x / 5, "label = "),
-        (6 - x, "the sign of the labels is another"),
+        (6 - x, "the labels have another sign"),
         (np.random.default_rng(2).permutation(x), ""),
     ):
         asked = ask(REGRESSION, answers_, y)
@@ -193,8 +195,8 @@ def test_few_rows_or_one_label_are_a_note():
     copies = ask(SINGLE, logits, truth, inputs=[i % 20 for i in range(200)])
     assert copies.check.outcome == TOO_FEW
     alone = ask(SINGLE, logits, np.zeros(200, np.int64))
-    assert (alone.check.outcome, alone.check.value, "one label alone" in alone.check.said) == (TOO_FEW, None, True)
-    assert hold(few, accept=False).outcome == TOO_FEW
+    assert (alone.check.outcome, alone.check.value, "only one label" in alone.check.said) == (TOO_FEW, None, True)
+    assert refuse_doubtful(few, accept=False).outcome == TOO_FEW
 
 
 def test_rows_with_equal_inputs_count_once():
@@ -210,11 +212,14 @@ def test_a_doubtful_reference_stops_and_shows_the_confusion():
     truth, logits = answers(200, 3, 0.9)
     asked = ask(SINGLE, logits, np.array([2, 1, 0])[truth])
     with refused("model-unlike-labels", "--accept-reference") as caught:
-        hold(asked, accept=False)
+        refuse_doubtful(asked, accept=False)
     assert isinstance(caught.value, SamplesError)
-    assert (hold(asked, accept=True).accepted, hold(asked, accept=True).outcome) == (True, DOUBTFUL)
+    assert (refuse_doubtful(asked, accept=True).accepted, refuse_doubtful(asked, accept=True).outcome) == (
+        True,
+        DOUBTFUL,
+    )
     truth, logits = answers(200, 3, 0.9)
-    assert not hold(ask(SINGLE, logits, truth), accept=True).accepted
+    assert not refuse_doubtful(ask(SINGLE, logits, truth), accept=True).accepted
 
 
 # ---- equal inputs
@@ -248,7 +253,10 @@ class Nothing:
 
 
 def test_of_other_answers_nothing_is_known_of_chance():
-    assert question(Evaluation(Nothing(), ["a", "b"], ["x", "y"], ["a", "b"]), rows([0, 1]), "dev.csv", "torch") is None
+    assert (
+        check_reference(Evaluation(Nothing(), ["a", "b"], ["x", "y"], ["a", "b"]), rows([0, 1]), "dev.csv", "torch")
+        is None
+    )
 
 
 # ---- parts of rows
@@ -270,7 +278,7 @@ def test_words_of_a_row_are_one_piece_of_evidence():
     truth, logits = answers(40, 2, 0.3)
     given = logits.argmax(axis=1)
     sentences = Evaluation(Words(), list(range(40)), [np.repeat(label, 25) for label in truth], list(range(40)))
-    words = question(
+    words = check_reference(
         sentences, [{"tags": np.repeat(label, 25)} for label in given], "dev.csv", "torch", renumber=False
     ).check
     rows_alone = ask(SINGLE, logits, truth, renumber=False).check

@@ -40,15 +40,15 @@ def inputs_of(found):
 
 
 def outputs_of(answer, found, *progress):
-    return robustness.outputs_of(lambda texts: rows(answer(texts)), found, *progress)
+    return robustness.predict_disturbed(lambda texts: rows(answer(texts)), found, *progress)
 
 
 def own(the_task, found, clean, disturbed, truth):
-    return robustness.own(evaluation(the_task, truth), found, rows(clean), disturbed)
+    return robustness.score_disturbed(evaluation(the_task, truth), found, rows(clean), disturbed)
 
 
 def between(the_task, found, before, after, truth):
-    return robustness.between(evaluation(the_task, truth), found, before, after)
+    return robustness.compare_disturbed(evaluation(the_task, truth), found, before, after)
 
 
 def of(name, text, seed=0, row=0):
@@ -112,7 +112,7 @@ def test_disturbed_inputs_are_made_when_they_are_asked_for():
 
 
 def test_a_model_is_asked_about_few_large_arrays_at_once(monkeypatch):
-    monkeypatch.setattr(predictions, "_BYTES_A_REQUEST", 20_000)
+    monkeypatch.setattr(predictions, "_REQUEST_BYTES", 20_000)
     sizes = []
 
     def answer(group):
@@ -269,9 +269,9 @@ def test_a_bundle(float32_ort, tiny_samples):
     given = evaluation(the_task, truth, inputs=texts)
     found = disturb(texts, rows=40)
     with edgekit.load(float32_ort) as session:
-        clean, made = session.outputs(texts), robustness.outputs_of(session.outputs, found)
-        second = robustness.outputs_of(session.outputs, found)
-    result = {p.name: p for p in robustness.own(given, found, clean, made)}
+        clean, made = session.outputs(texts), robustness.predict_disturbed(session.outputs, found)
+        second = robustness.predict_disturbed(session.outputs, found)
+    result = {p.name: p for p in robustness.score_disturbed(given, found, clean, made)}
     assert tuple(result) == KINDS
     assert (result["case"].changed, result["case"].drop) == (0, 0.0)  # its tokenizer is uncased
     assert (result["invisible"].changed, result["invisible"].drop) == (0, 0.0)  # and takes control characters out
@@ -282,6 +282,6 @@ def test_a_bundle(float32_ort, tiny_samples):
         assert kind.disturbed == pytest.approx(
             np.mean([row["logits"].argmax() == truth[i] for i, row in zip(places, made[kind.name], strict=True)])
         )
-    same = robustness.between(given, found, made, second)
+    same = robustness.compare_disturbed(given, found, made, second)
     assert [(r.name, r.drop) for r in same] == [(name, 0.0) for name in KINDS]
     assert small.CANARY not in json.dumps(plain([*result.values(), *same]))

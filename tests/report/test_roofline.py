@@ -280,7 +280,7 @@ def test_bench_prints_limit_and_share():
     )
     assert header.split("  ")[-2:] == ["limit ms", "share"]
     assert row.split() == ["2", "16", "4.00", "-", "-", "20", "444", "1.00", "25%"]
-    assert "1000000 operations a token" in notes[-1]
+    assert "1000000 operations per token" in notes[-1]
     assert "float32 GEMM 90 GOP/s ([64, 1024] x" in Rate("float32", 90.2, (64, 1024, 1024), "float32").text()
 
 
@@ -336,7 +336,7 @@ def test_the_rate_is_that_of_what_the_bundle_runs_in(monkeypatch, executed, prec
     asked = []
     monkeypatch.setattr(bench_module, "measure", lambda device, wanted: asked.append(wanted))
     session = SimpleNamespace(executed_precision=lambda: executed, info=SimpleNamespace(threads=1))
-    assert bench_module._rate(session, SimpleNamespace(backend="onnxruntime", device="cpu")) is None
+    assert bench_module._measure_rate(session, SimpleNamespace(backend="onnxruntime", device="cpu")) is None
     assert asked == [precision]
 
 

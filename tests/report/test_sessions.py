@@ -113,7 +113,7 @@ def subject(*every):
 
 
 def p50(before, after):
-    return {c.metric: c for c in speed.unpaired(before, after, 5.0, 0).changes}
+    return {c.metric: c for c in speed.compare_unpaired(before, after, 5.0, 0).changes}
 
 
 def test_what_meets_the_probe_too_is_the_machine():
@@ -148,7 +148,7 @@ def test_a_baseline_without_probes_is_judged_without():
     draw = np.random.default_rng(9)
     bare = tuple(replace(p, probes_ms={}, probe_start_ms=None) for p in session(draw))
     assert p50(subject(bare), subject(session(draw)))["p50"].probe == ""
-    assert sessions.drift(subject(bare), subject(session(draw))) == ""
+    assert sessions.describe_drift(subject(bare), subject(session(draw))) == ""
 
 
 def test_times_over_a_kernel_are_those_written_out():
@@ -163,7 +163,7 @@ def test_times_over_a_kernel_are_those_written_out():
     assert sessions.in_form(one, "int8 2") == pytest.approx(
         [v / 2.5 for v in (4, 9, 6, 8)] + [v / 4.5 for v in (10, 2, 20, 4)]
     )
-    assert (sessions.in_words("int8 2"), sessions.in_words("")) == ("over the probe int8", "")
+    assert (sessions.describe_form("int8 2"), sessions.describe_form("")) == ("over the probe int8", "")
 
 
 def test_kernels_that_drift_apart_say_that_the_bundle_may():
@@ -200,7 +200,7 @@ def test_over_both_products():
 
 def test_what_the_machine_is_worth_is_told():
     draw = np.random.default_rng(10)
-    said = sessions.drift(subject(session(draw), session(draw)), subject(session(draw, 1.5, 1.5)))
+    said = sessions.describe_drift(subject(session(draw), session(draw)), subject(session(draw, 1.5, 1.5)))
     assert said.startswith("This machine's probe kernels now over the baseline's (above 1 is slower): int8 x 1.5")
 
 

@@ -37,7 +37,9 @@ def pairs(seed, factor, count=8, **after):
 def paired(made, gated=MARGINS, looks=None, sizes=(20.0, 20.0)):
     return {
         c.metric: c
-        for c in speed.paired(InterleavedTiming(made, 10.0, looks or (Look(len(made), 1.0),)), sizes, gated, 0).changes
+        for c in speed.compare_paired(
+            InterleavedTiming(made, 10.0, looks or (Look(len(made), 1.0),)), sizes, gated, 0
+        ).changes
     }
 
 
@@ -88,7 +90,7 @@ def test_memory_start_and_energy_are_ratios_of_processes_and_size_is_exact():
     found = paired(pairs(5, 1.0, memory=125.0, start=600.0), sizes=(20.0, 25.0))
     assert found["memory"].ratio == pytest.approx(1.25) and found["first_answer"].ratio == pytest.approx(2.0)
     assert (found["size"].ratio, found["size"].low, found["size"].high) == (1.25, 1.25, 1.25)
-    assert found["energy"].ratio is None and found["energy"].said == "this machine does not tell it"
+    assert found["energy"].ratio is None and found["energy"].said == "not reported by this machine"
     draw = np.random.default_rng(6)
     told = tuple((process(draw, energy=2.0), process(draw, energy=3.0)) for _ in range(5))
     assert paired(told)["energy"].ratio == pytest.approx(1.5)
@@ -104,25 +106,25 @@ def test_a_metric_is_judged_at_the_first_look_that_decides_it():
 
 
 def test_a_duel_ends_when_all_gated_metrics_are_decided():
-    decided = speed.enough(MARGINS, (1.0, 1.0), 0)
+    decided = speed.make_stop_rule(MARGINS, (1.0, 1.0), 0)
     assert decided(pairs(9, 1.0), (Look(8, 0.5),))
     assert not decided(pairs(9, 1.05), (Look(8, 0.5),))
     assert decided(pairs(10, 1.3, tail=1.0), (Look(8, 0.5),))
-    assert not speed.enough({}, (1.0, 1.0), 0)(pairs(9, 1.0), (Look(8, 0.5),)), (
+    assert not speed.make_stop_rule({}, (1.0, 1.0), 0)(pairs(9, 1.0), (Look(8, 0.5),)), (
         "without a gate it goes on for all of the time"
     )
 
 
 def test_what_no_time_can_decide_does_not_keep_a_duel_going():
-    decided = speed.enough({"p50": 0.05, "energy": 0.1}, (1.0, 1.0), 0)
+    decided = speed.make_stop_rule({"p50": 0.05, "energy": 0.1}, (1.0, 1.0), 0)
     assert decided(pairs(11, 1.0), (Look(8, 0.5),)), "this machine does not tell energy"
 
 
 def test_a_percentile_that_needs_more_calls_keeps_a_duel_going():
     draw = np.random.default_rng(14)
     few = tuple((process(draw, blocks=2), process(draw, 0.8, blocks=2)) for _ in range(6))
-    assert speed.enough({"p50": 0.05}, (1.0, 1.0), 0)(few, (Look(6, 0.5),))
-    assert not speed.enough({"p50": 0.05, "p99": 0.10}, (1.0, 1.0), 0)(few, (Look(6, 0.5),)), (
+    assert speed.make_stop_rule({"p50": 0.05}, (1.0, 1.0), 0)(few, (Look(6, 0.5),))
+    assert not speed.make_stop_rule({"p50": 0.05, "p99": 0.10}, (1.0, 1.0), 0)(few, (Look(6, 0.5),)), (
         "192 calls of a side, 662 are needed"
     )
 
@@ -150,7 +152,7 @@ def subject(processes, size=20.0):
 def test_runs_at_different_times_are_compared_process_by_process():
     draw = np.random.default_rng(12)
     before, after = [process(draw) for _ in range(8)], [process(draw, 1.2, memory=150.0) for _ in range(8)]
-    found = speed.unpaired(subject(before), subject(after, 30.0), 5.0, 0)
+    found = speed.compare_unpaired(subject(before), subject(after, 30.0), 5.0, 0)
     changes = {c.metric: c for c in found.changes}
     assert not found.paired and found.pairs == 8
     assert changes["p50"].ratio == pytest.approx(1.2, rel=0.03) and changes["p50"].low < 1.0, (
@@ -159,7 +161,7 @@ def test_runs_at_different_times_are_compared_process_by_process():
     assert (changes["p50"].sessions, changes["p50"].probe) == (1, "") and changes["p50"].spread == pytest.approx(0.30)
     assert changes["memory"].ratio == pytest.approx(1.5) and changes["memory"].low > 1.4, "memory does not drift"
     assert changes["size"].ratio == pytest.approx(1.5)
-    few = speed.unpaired(subject(before[:2]), subject(after), 5.0, 0)
+    few = speed.compare_unpaired(subject(before[:2]), subject(after), 5.0, 0)
     assert {c.metric: c for c in few.changes}["p50"].low is None, "two processes say nothing of how processes differ"
 
 

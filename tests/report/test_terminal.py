@@ -31,7 +31,7 @@ def test_a_check():
     assert "  p50 latency              2.41 ms   2.61 ms   +8.3 %  +7.0 % to +9.7 %" in lines
     assert "413 of 872 rows (47.4 %) are answered differently." in lines
     assert "This machine's noise alone can look like +1.1 % in p50 latency" in text
-    assert "Attributions of 40 inputs agree by 0.871 in rank" in text
+    assert "Attributions of 40 inputs agree with a rank correlation of 0.871" in text
     first = next(index for index, line in enumerate(lines) if line.split() == ["verdict", "gate", "in", "words"])
     verdicts = [line[2:14].strip() for line in lines[first + 2 : -2] if line[2] != " "]
     assert verdicts[0] == "regression"

@@ -202,7 +202,7 @@ def test_an_engine_that_answers_wrongly_does_not_run(jetson, monkeypatch, cache)
         with edgekit.load(jetson) as session:
             assert session.info.method == "float16"
             assert session.info.chosen.startswith(f"{beginning}{HALF} ")
-            words = rf"; {STATIC} cannot run here: its answers to the golden inputs are ([\d.]+) of their spread off, expected at most 0.05$"
+            words = rf"; {STATIC} cannot run here: its outputs for the golden inputs differ by ([\d.]+) of their range, expected at most 0.05$"
             reason = re.search(words, session.info.chosen)
             answers_like(session, jetson, 1)
     assert float(reason[1]) == pytest.approx(
@@ -218,8 +218,8 @@ def test_none_runs_when_all_answer_wrongly(jetson, board, tmp_path, cache):
         with refused("no-variant") as caught:
             edgekit.load(bundle)
         reasons = [line for line in str(caught.value).splitlines() if line.startswith("  ")]
-        assert [line.partition(" are ")[0] for line in reasons] == [
-            f"  {name} cannot run here: its answers to the golden inputs" for name in (STATIC, HALF)
+        assert [line.partition(" differ ")[0] for line in reasons] == [
+            f"  {name} cannot run here: its outputs for the golden inputs" for name in (STATIC, HALF)
         ]
     assert records(cache) == []
     assert board.fake.builds == 2, "they are looked at anew, and not made anew"
@@ -380,7 +380,7 @@ def test_a_load_works_where_nothing_can_be_kept(jetson, board, no_room, caplog):
         answers_like(session, jetson, session.variant_index)
         assert session.info.engine.startswith("engine compiled here in ")
         assert session.info.chosen.endswith(
-            "; the cache folder cannot be written, or may be by others, so every load races"
+            "; the cache folder is not writable, or others may write it, so every load races"
         ) == (no_room == "no folder")
     assert any(line.startswith("The engine runs but could not be cached: ") for line in warnings(caplog))
     with pytest.raises(BuildError):
@@ -512,7 +512,8 @@ def test_what_a_compilation_tells(jetson, board):
     first, *lines, last = result.text().splitlines()
     assert first.startswith("device: library tensorrt, version 10.3.0, ")
     assert re.fullmatch(
-        rf"{STATIC}: engine compiled here in [\d.]+ s \([\d.]+ MB\); executed in int8.*; golden inputs [\d.e-]+ of the spread off, \d+ label\(s\) changed; "
+        rf"{STATIC}: engine compiled here in [\d.]+ s \([\d.]+ MB\); executed in int8.*; "
+        r"golden inputs differ by [\d.e-]+ of the output range, \d+ label\(s\) changed; "
         r"[\d.]+ ms for all golden inputs",
         lines[0],
     )
@@ -547,9 +548,9 @@ def test_a_variant_that_does_not_serve_is_told(jetson, monkeypatch):
     Board(monkeypatch, wrong=5)
     result = compile_bundle(jetson)
     refused_one = result.runs[0]
-    assert (refused_one.refused[:11], refused_one.ms) == ("its answers", 0)
+    assert (refused_one.refused[:11], refused_one.ms) == ("its outputs", 0)
     assert f"{STATIC}: engine compiled here in " in result.text()
-    assert "; cannot run here: its answers to the golden inputs are" in result.text()
+    assert "; cannot run here: its outputs for the golden inputs differ by" in result.text()
 
 
 def test_answers_that_are_no_numbers(jetson, monkeypatch):
@@ -557,7 +558,7 @@ def test_answers_that_are_no_numbers(jetson, monkeypatch):
     Board(monkeypatch, wrong=float("nan"))
     result = compile_bundle(jetson)
     assert result.chosen == HALF
-    assert "inf of their spread off" in result.runs[0].refused
+    assert "inf of their range" in result.runs[0].refused
     record = json.loads(json.dumps(result.record(), allow_nan=False))
     assert [v["golden"]["difference"] is None for v in record["variants"]] == [True, False]
 
@@ -600,7 +601,7 @@ def test_a_bundle_for_the_cpu_that_races_on_the_device(jetson, tmp_path, cache):
     result = compile_bundle(for_the_cpu(jetson, tmp_path / "cpu", 2))
     assert [(r.refused, r.compilation, r.golden.passed) for r in result.runs] == [("", None, True)] * 2
     assert re.search(
-        r"float16 on onnxruntime: golden inputs \S+ of the spread off, 0 label\(s\) changed; [\d.]+ ms for all golden inputs",
+        r"float16 on onnxruntime: golden inputs differ by \S+ of the output range, 0 label\(s\) changed; [\d.]+ ms for all golden inputs",
         result.text(),
     )
     assert len(records(cache)) == 2, "of the race, and of the graph, which another backend was to run"
@@ -627,7 +628,7 @@ def test_a_gpu_that_is_missing_leaves_the_cpu(jetson, board, tmp_path, monkeypat
 def test_an_explanation_makes_nothing(jetson, board, cache):
     said = explain(jetson)
     named = "Orin, compute capability 8.7, TensorRT 10.3.0"
-    assert said.count(f"here: {named}: the engine would be made") == 2
+    assert said.count(f"here: {named}: the engine would be compiled") == 2
     assert "  profiles: batch 1-8, sequence 1-64\n" in said
     assert "  workspace: 512 MiB; optimization level 3\n" in said
     assert "  for compute capability 8.7, TensorRT 10.3 or newer; strongly typed" in said
@@ -638,7 +639,8 @@ def test_an_explanation_makes_nothing(jetson, board, cache):
     compile_bundle(jetson)
     assert explain_words(jetson).count(f"here: {named}: the cache has the engine ") == 2
     assert (
-        explain_words(jetson, force=True).count(f"here: {named}: the cache has the engine, it would be made anew") == 2
+        explain_words(jetson, force=True).count(f"here: {named}: the cache has the engine, it would be compiled again")
+        == 2
     )
     assert board.fake.builds == 2
 
@@ -650,15 +652,21 @@ def explain_words(bundle, **options):
 
 def test_an_explanation_tells_what_is_in_the_way(jetson, changed, monkeypatch):
     if _trt_device.probe() is not None:
-        assert explain_words(jetson).count("here: cannot be made: TensorRT needs an NVIDIA GPU with its driver. ") == 2
+        assert (
+            explain_words(jetson).count("here: cannot be compiled: TensorRT needs an NVIDIA GPU with its driver. ") == 2
+        )
     Board(monkeypatch, driver=FakeDriver())
     assert (
-        explain_words(jetson).count("here: cannot be made: The bundle is for compute capability 8.7, but this device")
+        explain_words(jetson).count(
+            "here: cannot be compiled: The bundle is for compute capability 8.7, but this device"
+        )
         == 2
     )
     board = Board(monkeypatch)
     assert (
-        explain_words(changed(minimum="10.13")).count("here: cannot be made: The bundle needs TensorRT 10.13 or newer")
+        explain_words(changed(minimum="10.13")).count(
+            "here: cannot be compiled: The bundle needs TensorRT 10.13 or newer"
+        )
         == 2
     )
     assert not board.leaks()
@@ -668,7 +676,7 @@ def test_an_explanation_of_engines_that_the_bundle_brings(signed, ada, keys):
     said = explain(signed)
     assert (
         said.count(
-            "  engine: in the bundle, made ahead of time; loaded only with a key that is trusted, or made anew here\n"
+            "  engine: in the bundle, compiled ahead of time; loaded only with a trusted key, or compiled here\n"
         )
         == 2
     )
@@ -676,12 +684,12 @@ def test_an_explanation_of_engines_that_the_bundle_brings(signed, ada, keys):
     assert "trtexec" not in said, "it is TensorRT's"
     assert (
         said.count(
-            "  here: NVIDIA GeForce RTX 4060, compute capability 8.9, TensorRT-RTX 10.3.0: the engine would be made\n"
+            "  here: NVIDIA GeForce RTX 4060, compute capability 8.9, TensorRT-RTX 10.3.0: the engine would be compiled\n"
         )
         == 2
     )
     said = explain(signed, trust=Trust([keys[1]]))
-    assert said.count("  engine: in the bundle, made ahead of time; the bundle's signature is of a trusted key\n") == 2
+    assert said.count("  engine: in the bundle, compiled ahead of time; the bundle is signed by a trusted key\n") == 2
 
 
 def test_an_explanation_of_a_bundle_for_the_cpu(jetson, tmp_path):

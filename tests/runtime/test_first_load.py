@@ -134,7 +134,7 @@ def test_what_computes_something_else_is_refused_every_time(moved, compared, rac
         assert len(compared) == count
     said = str(caught.value)
     assert said.startswith(
-        "float32 on onnxruntime does not serve on this machine: its answers to the golden inputs are "
+        "float32 on onnxruntime differs on this machine: its outputs for the golden inputs differ by "
     )
     assert "was built with onnxruntime " in said
     assert "on riscv64 (v). Install the version of the backend that it was built with" in said
@@ -205,7 +205,9 @@ def test_a_variant_that_computes_something_else_does_not_race(raced, wrong, comp
     for _ in range(2):
         with edgekit.load(raced) as session:
             assert f"{session.info.method} on {session.info.backend}" == names[1 - wrong]
-            assert f"; {names[wrong]} cannot run here: its answers to the golden inputs are " in session.info.chosen
+            assert (
+                f"; {names[wrong]} cannot run here: its outputs for the golden inputs differ by " in session.info.chosen
+            )
             assert "golden inputs compared at the first load here: largest difference " in session.info.chosen
     assert sorted(compared) == ["onnxruntime", "openvino"]
     with refused("variant-self-test", f"{names[wrong]}"):
@@ -322,7 +324,7 @@ def test_other_kernels_are_told_from_wrong_ones():
     assert found.difference > golden.TOLERANCE
     assert (found.passed, found.lost) == (True, 0)
     assert found.decisive > 8
-    assert "from the float32 answers" in found.text()
+    assert "from the float32 outputs" in found.text()
     wrong = reference.copy()
     wrong[np.abs(reference[:, 0] - reference[:, 1]).argmax()] *= -1
     for bad in (wrong, here + 3, np.roll(here, 1, axis=0), np.where(here == here[3, 0], np.nan, here)):

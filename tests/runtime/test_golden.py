@@ -342,6 +342,6 @@ def test_a_cpu_with_sme_is_named(monkeypatch):
     assert (apart.passed, far.passed) == (True, False)
     assert "SME" not in apart.text() + far.problem()
     monkeypatch.setattr(golden, "cpu_instructions", lambda: ("asimd", "sme"))
-    assert "This CPU has SME: dynamic INT8 takes the range of activations by row here" in apart.text()
+    assert "This CPU has SME: dynamic INT8 uses one activation range per row here" in apart.text()
     assert "This CPU has SME" in far.problem()
     assert "SME" not in GoldenResult(17, 0.01, 0, 0.12, 0.13, 9, 0).text(), "nothing to explain"

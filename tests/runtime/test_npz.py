@@ -109,10 +109,10 @@ def array_of(text, data=b"", version=(1, 0)):
         (archive([(f"{i}.npy", b"") for i in range(50_000)]), "lists 50000 arrays"),
         (archive([("a" * 60_000 + ".npy", b"")]), "lists 1 arrays in 60"),
         (b"", "0 bytes"),
-        (bytes(100), "does not end as"),
-        (written(a=ARRAYS["a"])[:-1], "does not end as"),
-        (written(a=ARRAYS["a"]) + b"x", "does not end as"),
-        (written(a=ARRAYS["a"])[:-22] + b"PK\x06\x07" + bytes(16) + written(a=ARRAYS["a"])[-22:], "does not end as"),
+        (bytes(100), "does not end like"),
+        (written(a=ARRAYS["a"])[:-1], "does not end like"),
+        (written(a=ARRAYS["a"]) + b"x", "does not end like"),
+        (written(a=ARRAYS["a"])[:-22] + b"PK\x06\x07" + bytes(16) + written(a=ARRAYS["a"])[-22:], "does not end like"),
     ],
 )  # fmt: skip
 def test_what_is_not_read(content, said):
@@ -120,7 +120,7 @@ def test_what_is_not_read(content, said):
 
 
 def test_the_same_name_twice():
-    assert "do not belong" in assert_refused(archive([("a.npy", b"")] * 2), ["a"], ["b"])
+    assert "unknown or repeated" in assert_refused(archive([("a.npy", b"")] * 2), ["a"], ["b"])
 
 
 def test_a_directory_that_lies_about_sizes():

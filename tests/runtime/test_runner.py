@@ -12,7 +12,7 @@ from refusals import refused
 
 from edgekit.runtime import loops
 from edgekit.runtime.loops import single
-from edgekit.runtime.runner import GraphRunner, opened
+from edgekit.runtime.runner import GraphRunner, open_runner
 from edgekit.spec.tensor import Signature, TensorSpec
 
 LENGTHS = (5, 1, 12, 3, 3, 8, 1, 7)
@@ -33,7 +33,7 @@ def run(request, graphs):
     """Opens a graph on a backend and runs rows."""
 
     def call(signature, rows, *, alone=False, **settings):
-        with opened(
+        with open_runner(
             {"forward": graphs[signature]},
             {"forward": signature},
             request.param,
@@ -269,6 +269,6 @@ def test_a_graph_that_the_backend_refuses(tmp_path):
     (tmp_path / "graph.onnx").write_bytes(b"no graph")
     with (
         refused("graph-refused"),
-        opened({"forward": tmp_path / "graph.onnx"}, {"forward": ragged.IMAGE}, "onnxruntime"),
+        open_runner({"forward": tmp_path / "graph.onnx"}, {"forward": ragged.IMAGE}, "onnxruntime"),
     ):
         pass

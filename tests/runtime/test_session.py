@@ -225,11 +225,11 @@ def without(name):
         ({**feeds(), "input_ids": np.ones((2, 5, 1), np.int64)}, r"is int64 \[2, 5, 1\]"),
         (feeds(0, 5), "no empty axis"),
         (feeds(2, 0), "no empty axis"),
-        ({**feeds(), "attention_mask": np.ones((3, 5), np.int64)}, "has 3 along 'batch', another input has 2"),
-        ({**feeds(), "attention_mask": np.ones((2, 6), np.int64)}, "has 6 along 'sequence', another input has 5"),
+        ({**feeds(), "attention_mask": np.ones((3, 5), np.int64)}, "has size 3 along 'batch', expected 2 as"),
+        ({**feeds(), "attention_mask": np.ones((2, 6), np.int64)}, "has size 6 along 'sequence', expected 5 as"),
         (
             feeds(1, small.MAX_LENGTH + 1),
-            f"have {small.MAX_LENGTH + 1} along 'sequence', this model takes {small.MAX_LENGTH}",
+            f"have size {small.MAX_LENGTH + 1} along 'sequence', this model takes at most {small.MAX_LENGTH}",
         ),
     ],
 )
@@ -396,7 +396,7 @@ def test_the_first_variant_is_the_default_and_others_are_asked_for(both, expecte
         with edgekit.load(both, backend=asked) as opened:
             assert opened.info.backend == runs
             assert opened.info.chosen.startswith(
-                "the backend was asked for" if asked else "it won the race where the bundle was built"
+                "the backend was requested" if asked else "it won the race where the bundle was built"
             )
             assert ("golden inputs compared" in opened.info.chosen) is (runs == "openvino"), (
                 "of another version than that of the build"

@@ -15,7 +15,7 @@ import edgekit
 from edgekit.bundle.trust import open_bundle
 from edgekit.machine import cpu as measure
 from edgekit.runtime import choice
-from edgekit.runtime.choice import at_most
+from edgekit.runtime.choice import cap_threads
 from edgekit.runtime.load import load
 from edgekit.runtime.session import Session
 from edgekit.spec.manifest import Variant
@@ -174,7 +174,7 @@ def test_info_says_how_lists_are_answered(session):
     info = session.info
     assert (info.threads, info.streams, info.batch) == (2, 2, 4)
     assert info.shapes in ((), BUCKETS)
-    assert info.chosen == "it was asked for"
+    assert info.chosen == "it was requested"
 
 
 def test_a_batch_of_none_is_the_bundles(float32_ort, expected):
@@ -215,7 +215,7 @@ def test_no_more_threads_than_cpus_and_no_more_streams_than_threads(monkeypatch,
     variant = Variant(
         "onnxruntime", "float32", {"forward": "graphs/model.onnx"}, "cpu", 4, "float32", streams=4, batch=8
     )
-    found = at_most(variant, threads)
+    found = cap_threads(variant, threads)
     assert (found.threads, found.streams) == expected
     assert replace(found, threads=4, streams=4) == variant
 
@@ -241,7 +241,7 @@ def test_a_bundle_for_throughput(float32_ort, tmp_path, expected):
         assert session.info.chosen == "it won the race where the bundle was built"
         close(small.logits(session, TEXTS, batched=True), expected)
     with load(bundle, threads=1, backend=variant.backend) as session:
-        assert (session.info.threads, session.info.streams, session.info.chosen) == (1, 1, "the backend was asked for")
+        assert (session.info.threads, session.info.streams, session.info.chosen) == (1, 1, "the backend was requested")
         sizes, real = [], session._engine.run
         session._engine.run = lambda feeds: sizes.append(len(feeds["input_ids"])) or real(feeds)
         close(small.logits(session, TEXTS, batched=True), expected)

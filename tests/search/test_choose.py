@@ -16,9 +16,10 @@ from edgekit import backends
 from edgekit.bundle.trust import Bundle
 from edgekit.samples import Samples
 from edgekit.samples.evaluation import Evaluation
-from edgekit.search.choose import choose, excess, timed, trials
+from edgekit.search.choose import choose, timed, trials
 from edgekit.search.context import EvaluationSet
 from edgekit.search.record import Candidate, CandidateResult, Costs, Race
+from edgekit.search.rejections import excess
 from edgekit.spec.manifest import FileEntry, Manifest, Trial, Variant
 from edgekit.spec.target import Budget, Target
 from edgekit.tasks.text_classification import Settings, bind
@@ -92,7 +93,7 @@ def test_level_within_5_percent_takes_less_memory(slower, winner):
     made = [trial("static", p50_ms=10.0, memory_mb=200.0), trial("dynamic", p50_ms=slower, memory_mb=150.0)]
     found, reason, _ = choose(made, target(), "accuracy", 0.9)
     assert found == winner
-    assert ("level with the fastest, and has the least memory" in reason) is (winner == 1 and slower > 10)
+    assert ("and uses the least memory" in reason) is (winner == 1 and slower > 10)
 
 
 def test_level_is_counted_from_the_fastest_inside_the_budget():
@@ -166,8 +167,8 @@ def test_the_trade_is_printed():
         [HEAVY, trial("dynamic", p50_ms=10.0, first_answer_ms=200.0, memory_mb=123.0)], target(), "accuracy", 0.9
     )[1:]
     assert (
-        "static on openvino with 8 static shapes is 1.16 x as fast, and takes 2300 ms to its first answer and 317 MB (200 ms and 123 MB here)"
-        in reason
+        "static on openvino with 8 static shapes is 1.16 x as fast, but takes 2300 ms to its first answer and 317 MB "
+        "(here 200 ms and 123 MB)" in reason
     )
     assert [t.verdict for t in judged] == ["0.86 x the time of the chosen one", "chosen"]
 
@@ -191,7 +192,7 @@ def test_int8_that_ran_in_float_is_refused(executed):
     made = [trial("static", p50_ms=1, executed=executed), trial("float32", p50_ms=9)]
     winner, _, judged = choose(made, target(), "accuracy", 0.9)
     assert winner == 1
-    assert judged[0].verdict == f"refused: its linears were to run in int8, they ran in {executed}"
+    assert judged[0].verdict == f"refused: its linear layers ran in {executed}, expected int8"
     with refused("budget-none-inside"):
         choose(made[:1], target(), "accuracy", 0.9)
 
@@ -366,13 +367,14 @@ def test_none_inside_the_nearest_first():
         choose(made, target(accuracy_drop=0.01, size_mb=10), "accuracy", 0.95)
     assert caught.value.exit_code == 3
     assert str(caught.value).splitlines() == [
-        "No candidate is inside the budget of target 't', so nothing was written (the nearest first):",
+        "No candidate is inside the budget of target 't', so nothing was written (nearest first):",
         "  dynamic on onnxruntime: over budget: size_mb 11 MB over 10 MB",
         "  float32 on openvino: over budget: size_mb 20 MB over 10 MB",
         "  float32 on onnxruntime: over budget: size_mb 20 MB over 10 MB",
         "  static on onnxruntime: over budget: accuracy_drop 0.05 over 0.01, size_mb 20 MB over 10 MB",
-        "  static on openvino: refused: its linears were to run in int8, they ran in float32",
-        "(torch float32: accuracy 0.9500). Loosen it with --budget KEY=VALUE, or give a model with more margin.",
+        "  static on openvino: refused: its linear layers ran in float32, expected int8",
+        "For comparison, torch float32: accuracy 0.9500. Relax the budget with --budget KEY=VALUE, or use a model with "
+        "more margin.",
     ]
 
 
@@ -565,7 +567,7 @@ def test_buckets_must_gain_15_percent(p50, winner):
     if winner == 0:
         assert (
             judged[1].verdict
-            == f"dropped: {p50 / 10:.2f} x the time of any shape, too little for 3000 ms more at the start"
+            == f"dropped: {p50 / 10:.2f} x the time without static shapes, too little gain for 3000 ms more to start"
         )
 
 

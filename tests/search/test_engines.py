@@ -33,9 +33,9 @@ RTX = backends.installed_version("tensorrt_rtx")
 needs_rtx = pytest.mark.skipif(
     RTX is None, reason="TensorRT-RTX is not installed here: pip install 'edgekit-sdk[tensorrt-rtx]'"
 )
-ON_DEVICE = "The engine: made on the device, by 'edgekit compile' or the first load; golden inputs check there what it computes."
+ON_DEVICE = "The engine: built on the device by 'edgekit compile' or at the first load, and checked there with the golden inputs."
 TIMED_THERE = (
-    "Latency, start and memory on the device, and which of the variants is faster there: it times them itself."
+    "Latency, startup time and memory on the device, and which variant is faster there: the device times them."
 )
 FIXED = ('embeddings = "float32"', 'embeddings = "float32"\nranges = "min_max"\nsmooth = "off"')
 
@@ -249,7 +249,7 @@ def test_what_was_checked_without_the_device(jetson, tiny_samples):
     rules = said(manifest.verified, "Rules of TensorRT ")
     assert (
         rules
-        == "Rules of TensorRT 10.3, 10.16, 11.4: operators, types, Q/DQ and strong typing of static_float16 and float16 keep them all."
+        == "Rules of TensorRT 10.3, 10.16, 11.4: the operators, types, Q/DQ and strong typing of static_float16 and float16 meet all of them."
     )
     for method in ("static_float16", "float16"):
         accuracy = said(manifest.verified, f"Accuracy: {method} ")
@@ -266,7 +266,7 @@ def test_nvidias_own_parser_and_builder_saw_the_graphs(jetson):
     manifest = open_bundle(jetson).manifest
     version = importlib.metadata.version("tensorrt-rtx-cu13-bindings")
     assert said(manifest.verified, "NVIDIA's parser") == (
-        f"NVIDIA's parser and builder: TensorRT-RTX {version} made an engine of each graph, without a GPU."
+        f"NVIDIA's parser and builder: TensorRT-RTX {version} built an engine of each graph, without a GPU."
     )
     assert len(manifest.unverified) == 2
 
@@ -275,7 +275,7 @@ def test_without_rtx_a_bundle_says_that_nobody_saw_the_graphs(build, without_rtx
     manifest = build("jetson")
     assert not any(s.startswith("NVIDIA's parser") for s in manifest.verified)
     assert "pip install 'edgekit-sdk[tensorrt-rtx]'" in said(
-        manifest.unverified, "NVIDIA's parser and builder did not see the graphs"
+        manifest.unverified, "NVIDIA's parser and builder did not check the graphs"
     )
     assert ON_DEVICE in manifest.unverified
     assert content_digest(manifest) == content_digest(open_bundle(jetson).manifest), (
@@ -315,7 +315,7 @@ def test_profiles_that_end_before_the_model_does(build, tmp_path):
     manifest = build(aim)
     assert manifest.variants[0].engine.profiles == ({"batch": (1, 1, 8), "sequence": (1, 16, 30)},)
     assert (
-        "Rows beyond 30 tokens: the model takes 64, the target's profiles end before. They are refused."
+        "Rows beyond 30 tokens: the target's profiles end there, so the device refuses longer rows. The model takes up to 64."
         in manifest.unverified
     )
 
@@ -353,11 +353,11 @@ def test_what_a_bundle_for_rtx_holds(rtx):
 @needs_rtx
 def test_what_a_bundle_for_rtx_says_of_its_engines(rtx):
     manifest = open_bundle(rtx).manifest
-    assert ", for compute capability 7.5, 8.6, 8.9, 12.0, without a GPU." in said(
+    assert " for compute capability 7.5, 8.6, 8.9, 12.0, without a GPU." in said(
         manifest.verified, "NVIDIA's parser and builder: TensorRT-RTX"
     )
     assert ON_DEVICE not in manifest.unverified
-    assert "edgekit sign" in said(manifest.unverified, "Who made it")
+    assert "edgekit sign" in said(manifest.unverified, "Origin of the engines")
 
 
 def test_without_rtx_the_device_makes_the_engines_that_were_to_be_made_ahead(build, without_rtx, tmp_path):
@@ -365,7 +365,7 @@ def test_without_rtx_the_device_makes_the_engines_that_were_to_be_made_ahead(bui
     assert [v.engines for v in manifest.variants] == [{}, {}]
     assert not any(n.startswith("engines/") for n in manifest.files)
     assert ON_DEVICE in manifest.unverified
-    assert not any(s.startswith("Who made it") for s in manifest.unverified)
+    assert not any(s.startswith("Origin of the engines") for s in manifest.unverified)
 
 
 @needs_rtx
@@ -379,7 +379,7 @@ def test_engines_are_for_the_chips_that_the_target_names(build, monkeypatch, tmp
     monkeypatch.setattr(tensorrt_rtx, "compile_ahead", compile_ahead)
     manifest = build(toml(tmp_path / "one.toml", "rtx", ('["7.5", "8.6", "8.9", "12.0"]', '["8.9"]')))
     assert [r.compute_capability for r in asked] == [("8.9",)] * 2
-    assert ", for compute capability 8.9, without" in said(manifest.verified, "NVIDIA's parser and builder: ")
+    assert " for compute capability 8.9, without" in said(manifest.verified, "NVIDIA's parser and builder: ")
 
 
 @needs_rtx

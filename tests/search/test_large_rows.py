@@ -25,6 +25,6 @@ def test_a_row_that_is_not_finite_is_answered_by_zeros_where_it_was():
         "words": np.array([0, 1]),
         "windows": np.array([2]),
     }
-    answered = measure._zeros(row)
+    answered = measure._zero_floats(row)
     assert not answered["logits"].any() and answered["logits"].shape == (2, 2)
     assert [answered[name].tolist() for name in ("words", "windows")] == [[0, 1], [2]]

@@ -296,7 +296,7 @@ def test_the_ranking_says_which_layer_it_was(saved):
     assert all(damage >= 0 for damage in others)
     assert sum(step == "rank layers" for step, _, _ in saved.told) == len(ranking)
     said = inspect(open_bundle(saved.path)).splitlines()
-    first = next(i for i, line in enumerate(said) if line.startswith("layers by the damage"))
+    first = next(i for i, line in enumerate(said) if line.startswith("layers by INT8 sensitivity"))
     assert said[first + 1].endswith(HURT)
 
 
@@ -354,13 +354,13 @@ def test_the_size_that_counts_is_that_of_the_whole_bundle(build, tmp_path):
 
 def test_a_search_that_is_gone_through_again_races_nothing_again(build, tmp_path, monkeypatch):
     """Where the whole bundle is too large the others are judged anew, by the times that are there, whatever time is allowed."""
-    raced, real = [], race.in_turns
+    raced, real = [], race.time_candidates
 
-    def in_turns(candidates, *rest, **said):
+    def time_candidates(candidates, *rest, **said):
         raced.append([c.variant for c in candidates])
         return real(candidates, *rest, **said)
 
-    monkeypatch.setattr(race, "in_turns", in_turns)
+    monkeypatch.setattr(race, "time_candidates", time_candidates)
     aim, options = (
         target(tmp_path / "one.toml", ("dynamic", "float32")),
         {"no_cache": True, "force": True, "max_time": 10_000},
@@ -560,7 +560,10 @@ def test_two_variants_in_order_of_preference(for_device):
     assert manifest.reason.startswith(
         "dynamic on onnxruntime and float32 on openvino: preferred by target 'device' in this order; not raced here"
     )
-    assert "Latency, start and memory were not measured: this machine does not stand for the device." in manifest.notes
+    assert (
+        "Latency, startup time and memory were not measured: this machine does not stand for the device."
+        in manifest.notes
+    )
     assert json.loads((for_device / "race.json").read_text())["races"] == {}
 
 
@@ -623,7 +626,7 @@ def test_a_cache_that_cannot_be_written(for_device, tmp_path, monkeypatch, tiny_
         with edgekit.load(for_device) as session:
             assert session.info.chosen.startswith("it won the race at this load: ")
             assert session.info.chosen.endswith(
-                "; the cache folder cannot be written, or may be by others, so every load races"
+                "; the cache folder is not writable, or others may write it, so every load races"
             )
             answers_like_torch(session, tiny_module)
 
@@ -634,7 +637,7 @@ def test_the_backend_that_is_asked_for_is_not_raced(for_device, fresh_cache, tin
             assert (session.info.backend, session.info.method, session.info.chosen) == (
                 name,
                 method,
-                "the backend was asked for",
+                "the backend was requested",
             )
             answers_like_torch(session, tiny_module)
     assert not fresh_cache.exists()
@@ -722,7 +725,7 @@ def test_a_backend_that_is_missing_cannot_race_here(build, tmp_path, without_ope
 
 def test_a_race_at_the_first_load_times_each_variant(for_device):
     bundle = open_bundle(for_device)
-    made = choice.fastest_here(bundle, force=True)
+    made = choice.select_variant(bundle, force=True)
     made.session.close()
     runs = made.runs
     assert [(run.variant, run.refused) for run in runs] == [(variant, "") for variant in bundle.manifest.variants]
@@ -788,7 +791,8 @@ def test_calibration_rows_that_show_little(count):
 
 def test_what_should_be_known_of_the_samples_is_in_the_bundle(saved, made):
     assert (
-        "All 24 calibration rows have the same label: ranges may be those of one kind of input." in saved.manifest.notes
+        "All 24 calibration rows have the same label: activation ranges may not hold for other inputs."
+        in saved.manifest.notes
     )
     assert not any("calibration rows have" in note for note in made.manifest.notes)
 
@@ -858,9 +862,8 @@ def test_a_cpu_without_int8_dot_products_gets_7_bits(build, tmp_path):
     assert int8_of(tmp_path / "place" / "out") == 63
     assert any("no INT8 dot product (VNNI), so weights have 7 bits" in note for note in manifest.notes)
     beside = set(cpu_instructions()) - {"avx2"}
-    assert any(f"this machine has {', '.join(sorted(beside))} beside it" in note for note in manifest.notes) is bool(
-        beside
-    )
+    extra = f"this machine additionally has {', '.join(sorted(beside))}"
+    assert any(extra in note for note in manifest.notes) is bool(beside)
     edgekit.load(tmp_path / "place" / "out").close()
 
 
@@ -872,7 +875,7 @@ def test_a_cpu_with_int8_dot_products_gets_8_bits(build, tmp_path):
     assert int8_of(tmp_path / "place" / "out") == 127
     assert not any("7 bits" in note for note in manifest.notes)
     lacking = {"avx2", "avx512f", "avx512_vnni"} - set(cpu_instructions())
-    assert any(f"this machine has not {', '.join(sorted(lacking))}" in note for note in manifest.notes) is bool(lacking)
+    assert any(f"this machine lacks {', '.join(sorted(lacking))}" in note for note in manifest.notes) is bool(lacking)
     if lacks_vnni(cpu_instructions()):
         with pytest.raises(BackendError, match=r'x86 without INT8 dot products.*instructions = \["avx2"\]'):
             edgekit.load(tmp_path / "place" / "out")
@@ -887,7 +890,7 @@ def test_a_build_for_arm_where_int8_saturates(build, tmp_path, monkeypatch):
     (variant,) = manifest.variants
     assert (variant.recipe["weights"], variant.requires) == ("8 bit", {"instructions": "vnni"})
     (said,) = [line for line in manifest.unverified if line.startswith("Accuracy of INT8. ")]
-    assert "INT8 was scored by kernels that are wrong" in said
+    assert "INT8 was scored with wrong kernels" in said
     assert f"not verified: {said}" in " ".join(result.table().split())
     with refused("budget-size"):
         build(target=aim, budget={"p50_ms": 1e-6}, out=tmp_path / "place" / "other")

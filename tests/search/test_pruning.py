@@ -10,7 +10,7 @@ import small
 from refusals import refused
 
 import edgekit
-from edgekit.compress.recipe import recipe
+from edgekit.compress.recipe import parse_recipe
 from edgekit.search.pruning import prune
 from edgekit.source import read
 from edgekit.source.stack import KEPT_SIZES, widths
@@ -141,7 +141,7 @@ def test_a_speedup_that_is_none_is_refused_before_anything_is_loaded(tmp_path):
     with refused("prune-speedup", "1", "100"):
         prune(tmp_path / "none", speedup=0.9, samples=tmp_path / "none", eval=tmp_path / "none", out=tmp_path / "out")
     with refused("prune-speedup", "1", "100"):
-        recipe({"layers": 3, "speedup": 1.0})
+        parse_recipe({"layers": 3, "speedup": 1.0})
 
 
 def test_a_folder_without_the_widths_is_not_one_of_these(wide):

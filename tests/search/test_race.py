@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edgekit import BackendError
 from edgekit.bundle.trust import open_bundle
-from edgekit.search.race import in_turns, measure_candidate, ratio, turns
+from edgekit.search.race import measure_candidate, ratio, time_candidates, turns
 from edgekit.search.record import Candidate, Race
 from edgekit.spec.progress import silent
 
@@ -123,7 +123,7 @@ def test_rounds_of_several_lengths():
 
 def test_candidates_in_turns(tiny_bundle, float32_bundle):
     told = []
-    found = in_turns(
+    found = time_candidates(
         [candidate(tiny_bundle), candidate(float32_bundle, threads=1)], TEXTS, 5, 4, lambda *step: told.append(step)
     )
     assert np.shape(found.times_ms) == (2, 5, 4)
@@ -134,7 +134,7 @@ def test_candidates_in_turns(tiny_bundle, float32_bundle):
 
 def test_lists_are_timed_beside_single_texts(float32_ort):
     both = [candidate(float32_ort), candidate(float32_ort, threads=2, streams=2, batch=4)]
-    found = in_turns(both, TEXTS, 3, 2, silent, lists=True)
+    found = time_candidates(both, TEXTS, 3, 2, silent, lists=True)
     assert np.shape(found.times_ms) == (2, 3, 2)
     assert np.shape(found.rows_per_s) == (2, 3)
     # A list is not answered in less time than its texts at 1 us each, nor slower than at 10 s each.
@@ -142,12 +142,14 @@ def test_lists_are_timed_beside_single_texts(float32_ort):
 
 
 def test_time_that_is_used_up_leaves_four_rounds(float32_ort):
-    found = in_turns([candidate(float32_ort)], TEXTS, 9, 2, silent, until=time.monotonic() - 1)
+    found = time_candidates([candidate(float32_ort)], TEXTS, 9, 2, silent, until=time.monotonic() - 1)
     assert np.shape(found.times_ms) == (1, 4, 2)
     assert np.shape(
-        in_turns([candidate(float32_ort)], TEXTS, 5, 2, silent, until=time.monotonic() + 3600).times_ms
+        time_candidates([candidate(float32_ort)], TEXTS, 5, 2, silent, until=time.monotonic() + 3600).times_ms
     ) == (1, 5, 2)
-    assert np.shape(in_turns([candidate(float32_ort)], TEXTS, 2, 2, silent, until=time.monotonic() - 1).times_ms) == (
+    assert np.shape(
+        time_candidates([candidate(float32_ort)], TEXTS, 2, 2, silent, until=time.monotonic() - 1).times_ms
+    ) == (
         1,
         2,
         2,
@@ -207,7 +209,7 @@ def test_a_candidate_that_cannot_run(float32_ort):
         with pytest.raises(BackendError):
             measure_candidate(candidate(float32_ort, **wrong), TEXTS, 64, None, silent)
         with pytest.raises(BackendError):
-            in_turns([candidate(float32_ort), candidate(float32_ort, **wrong)], TEXTS, 2, 2, silent)
+            time_candidates([candidate(float32_ort), candidate(float32_ort, **wrong)], TEXTS, 2, 2, silent)
 
 
 def test_a_candidate_in_words(float32_ort):

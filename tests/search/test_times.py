@@ -146,6 +146,6 @@ def test_a_choice_within_the_noise_says_so():
         "While the candidates raced, the machine was not steady: two halves of the race differ by up to 1.40 x."
     )
     assert (
-        "1.30 x the time of the chosen one, within that noise. The choice may be another on a quiet machine: build there with --rerace."
+        "1.30 x the time of the chosen one, within that noise. The choice may differ on a quiet machine: build there with --rerace."
         in line
     )

@@ -20,7 +20,9 @@ NAMES = ("report.html", "report.md", "junit.xml", "history.json", "report.json")
 
 
 def write_all(report: Report, folder: str | Path) -> list[Path]:
-    """Write a report in every form. All forms are rendered before any is written, and all are on disk before any appears.
+    """Write a report in every form.
+
+    All forms are rendered before any file is written, and all files are complete on disk before any appears.
 
     Args:
         report: Report of any kind.
@@ -41,7 +43,7 @@ def write_all(report: Report, folder: str | Path) -> list[Path]:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Create the folder of a report, and refuse one that cannot be written, before anything is measured.
+    """Create the folder of a report, and check that it can be written, before anything is measured.
 
     Files of an earlier run are removed, so that they are not mistaken for the result of this run if it fails. Its
     ``report.json`` stays, since it may be the baseline of this run.
@@ -51,35 +53,35 @@ def check_writable(folder: str | Path) -> None:
 
     Raises:
         BackendError: When the package that renders the page is not installed.
-        UsageError: When the path is taken, or no file can be created there.
+        UsageError: When another kind of file is at the path, or no file can be created there.
     """
     check_packages("jinja2")
     place = Path(folder)
     try:
         place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(
-            dir=place
-        ) as stream:  # what the system allows is known when it was tried: permissions do not tell of a read-only disk
+        # Only a write shows whether the system allows one: permission bits do not show a read-only disk.
+        with tempfile.TemporaryFile(dir=place) as stream:
             stream.write(b"-")
     except OSError as problem:
         reasons = {
             errno.EEXIST: "a file is in its place",
-            errno.ENOTDIR: "a file is in its place, or in that of a folder above it",
+            errno.ENOTDIR: "a file is in its place or in the place of a parent folder",
             errno.EROFS: "it is on a disk that is mounted read-only",
             errno.EACCES: "permission is denied",
             errno.EPERM: "permission is denied",
             errno.ENOSPC: "the disk is full",
             errno.EDQUOT: "the disk quota is used up",
         }
-        why = reasons.get(problem.errno or 0, problem.strerror or str(problem))
+        reason = reasons.get(problem.errno or 0, problem.strerror or str(problem))
         raise UsageError(
-            f"Output folder {place} cannot be written to: {why}. Give another -o, or make it writable.",
+            f"Output folder {place} cannot be written to: {reason}. Give another -o, or make it writable.",
             code="output-not-writable-folder",
         ) from problem
     for name in NAMES:
         if (place / name).exists() and not (place / name).is_file():
             raise UsageError(
-                f"Output folder {place} holds something else than a file at {name}, where the report belongs. Move it, or give another -o.",
+                f"Output folder {place} has something other than a file at {name}, where the report is written. "
+                "Move it, or give another -o.",
                 code="output-other-kind-folder",
             )
     for name in NAMES[:-1]:

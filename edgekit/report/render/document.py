@@ -1,7 +1,7 @@
 """Document of a report that every form renders: paragraphs, tables, and figures with a table of the same numbers.
 
-``sections`` makes the document once; ``html``, ``markdown`` and ``terminal`` render it. A text form shows the table of a
-figure instead of the figure: folded in Markdown, left out in a terminal.
+``sections`` builds the document; ``html``, ``markdown`` and ``terminal`` render it. A text form shows the table of a
+figure instead of the figure: collapsed in Markdown, left out in a terminal.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["Block", "Cell", "Document", "Figure", "Limits", "Points", "Row", "Se
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of what a document lists; the JSON has the rest.
+    """Limits of what a document lists. The JSON has everything.
 
     Attributes:
         rows: Largest number of rows of a table.
@@ -36,7 +36,7 @@ class Limits:
 
 
 class Cell(str):
-    """A cell of a table, with CSS classes: ``v`` and a verdict, ``h1`` ... of a heat, ``mono``."""
+    """Cell of a table, with CSS classes: ``v`` and a verdict, ``h1`` to ``h6`` for a shade, ``mono``."""
 
     kind: str
 
@@ -60,9 +60,9 @@ class Table:
         name: Id of the table, unique in the document.
         caption: Content of the table in words.
         header: Name of each column.
-        rows: Rows of as many cells.
-        words: Indices of columns of words, aligned to the left as the first column is.
-        folded: Whether the table is collapsed at first.
+        rows: Rows, each with one cell per column.
+        words: Indices of columns with words. They are aligned to the left, like the first column.
+        folded: True if the table is collapsed at first.
         note: Text below the table, e.g. what was left out.
         kind: CSS class, e.g. ``heat``.
     """
@@ -104,8 +104,8 @@ class Section:
         name: Name of the anchor.
         title: Heading.
         blocks: Blocks in order; a section without blocks is left out.
-        beside: Whether the blocks are tables that stand side by side if there is room.
-        page_only: Whether text forms leave the section out, because it needs colours or room.
+        beside: True if the blocks are tables that stand side by side if there is room.
+        page_only: True if text forms leave the section out, because it needs colours or room.
     """
 
     name: str
@@ -129,7 +129,7 @@ class Document:
         why: Verdict as a sentence.
         reasons: Gates that do not pass, each with a sentence.
         sections: Sections in order, none of them empty.
-        include_text: Whether texts of samples are included.
+        include_text: True if texts of samples are included.
         schema: Schema version of the report.
     """
 

@@ -1,7 +1,7 @@
-"""A report as one HTML file that opens anywhere: pictures, tables and style are in it, scripts are not, and nothing is fetched.
+"""Report as one HTML file with figures, tables and style. It has no scripts and loads nothing.
 
-What a report holds was written by others (names, labels, texts). All of it is escaped, and the page forbids itself by a Content-Security-Policy
-to load or to run anything, so that even a hole in the escaping would stay without effect.
+Names, labels and texts of a report come from others. All of them are escaped. A Content-Security-Policy also forbids
+the page to load or run anything, so that a flaw in the escaping would have no effect.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["MOST_BYTES", "html"]
 MOST_BYTES = 300_000
 """Largest size of a page, in bytes of UTF-8."""
 
-_JOINTS = re.compile(r"([._=-])(?=\w)")  # between letters: an entity is never taken apart
+_JOINTS = re.compile(r"([._=-])(?=\w)")  # An entity has none of these characters.
 _HERE = Path(__file__).parent
 _LIMITS = (
     Limits(),
@@ -34,11 +34,11 @@ def html(report: Report) -> str:
     """Return the page.
 
     Args:
-        report: of any kind. Texts of samples are shown only where its ``include_text`` is set.
+        report: Report of any kind. Texts of samples are only shown if its ``include_text`` is set.
 
     Returns:
-        HTML of less than ``MOST_BYTES``, always the same for the same report. Where a report is too large, fewer rows of it are listed, and the page
-        says how many are left out.
+        HTML of less than ``MOST_BYTES``, the same for equal reports. For a large report, fewer rows are listed, and the
+        page says how many are left out.
     """
     page = ""
     for limits in _LIMITS:
@@ -49,22 +49,33 @@ def html(report: Report) -> str:
 
 
 def _page(report: Report, limits: Limits) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # not on a device, and slow to import
+    from jinja2 import (
+        Environment,
+        FileSystemLoader,
+        StrictUndefined,
+    )  # It is not installed on a device, and slow to import.
 
-    # A character that HTML cannot hold would be one that no reader sees and no file can be written with.
+    # Characters that HTML cannot hold are invisible, and some of them cannot be written to a file.
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: clean(value) if isinstance(value, str) and not hasattr(value, "__html__") else value,
+        finalize=_clean_text,
     )
     style = STYLE.read_text("utf-8") + (_HERE / "page.css").read_text("utf-8")
     environment.filters["breaks"] = _breaks
     return environment.get_template("page.html.j2").render(page=document(report, limits), style=style)
 
 
+def _clean_text(value: object) -> object:
+    """Return a text without characters that HTML cannot hold; markup and other values as they are."""
+    if isinstance(value, str) and not hasattr(value, "__html__"):
+        return clean(value)
+    return value
+
+
 def _breaks(name: str) -> str:
-    """Return a name as HTML that may be broken between its parts."""
+    """Return a name as HTML with possible line breaks between its parts."""
     return _JOINTS.sub(r"\1<wbr>", escape(clean(name)))

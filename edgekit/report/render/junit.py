@@ -1,7 +1,7 @@
-"""Gates as JUnit XML, which every CI system shows: a gate is a test case.
+"""Gates as JUnit XML, which every CI system shows: one test case per gate.
 
-There is no standard; what is written is within Jenkins' ``junit-10.xsd`` (xUnit plugin; pytest tests its own file against it), in which, other than
-in Ant's, a test case may have output of its own.
+There is no standard. The output conforms to Jenkins' ``junit-10.xsd`` (xUnit plugin; pytest tests its own file against
+it), in which a test case, unlike in Ant's format, may have its own output.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ __all__ = ["OUTCOMES", "junit"]
 OUTCOMES = {REGRESSION: "failure", OVER_BUDGET: "failure", INCOMPARABLE: "error", INCONCLUSIVE: "skipped"}
 """Element of a test case by verdict; a gate that passes has none."""
 
-# https://www.w3.org/TR/xml/#charsets: no escape makes the others legal.
+# https://www.w3.org/TR/xml/#charsets: other characters are not allowed, not even escaped.
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SECONDS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
 
 
 def junit(report: Report) -> str:
-    """Return one test suite with a test case for each gate: class ``edgekit.latency`` and name ``p50`` for the gate ``latency.p50``.
+    """Return one test suite with a test case for each gate.
 
-    A failure is a regression or a budget that was passed, an error what cannot be compared, skipped what is not settled; each says why. This is the
-    verdict of a gate; whether the run as a whole fails is the exit code's, which ``--strict`` and ``--allow-incomparable`` change.
+    The gate ``latency.p50`` has the class ``edgekit.latency`` and the name ``p50``. A failure is a regression or an
+    exceeded budget, an error is an incomparable gate, and skipped is an inconclusive one. Each has its reason. These
+    are the verdicts of the gates; the exit code also depends on ``--strict`` and ``--allow-incomparable``.
     """
-    counts = {
-        outcome: sum(OUTCOMES.get(g.verdict) == outcome for g in report.gates)
-        for outcome in ("failure", "error", "skipped")
-    }
-    seconds = f"{report.speed.seconds if report.speed else 0.0:.3f}"
-    totals = {"tests": str(len(report.gates)), "failures": str(counts["failure"]), "errors": str(counts["error"])}
+    outcomes = [OUTCOMES.get(gate.verdict) for gate in report.gates]
+    failures = str(outcomes.count("failure"))
+    errors = str(outcomes.count("error"))
+    totals = {"tests": str(len(report.gates)), "failures": failures, "errors": errors}
+    seconds = "0.000" if report.speed is None else f"{report.speed.seconds:.3f}"
     root = ElementTree.Element("testsuites", {"name": "edgekit", **totals, "time": seconds})
-    more = {"timestamp": found[0]} if (found := _SECONDS.match(report.created)) else {}
-    about = {
+    timestamp = _SECONDS.match(report.created)
+    attributes = {
         "name": f"edgekit {report.kind}",
         **totals,
-        "skipped": str(counts["skipped"]),
+        "skipped": str(outcomes.count("skipped")),
         "time": seconds,
-        **more,
+        **({} if timestamp is None else {"timestamp": timestamp[0]}),
         "hostname": "localhost",
     }
-    suite = ElementTree.SubElement(root, "testsuite", {name: _clean(value) for name, value in about.items()})
+    suite = ElementTree.SubElement(root, "testsuite", {name: _clean(value) for name, value in attributes.items()})
     properties = ElementTree.SubElement(suite, "properties")
     for name, value in _properties(report).items():
         ElementTree.SubElement(properties, "property", {"name": name, "value": _clean(value)})
     for gate in report.gates:
-        _case(suite, gate)
+        _add_case(suite, gate)
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
@@ -57,41 +57,39 @@ def junit(report: Report) -> str:
 def _properties(report: Report) -> dict[str, str]:
     """Return the properties of the suite: bundles, samples and machine."""
     names = ("candidate",) if len(report.subjects) == 1 else ("baseline", "candidate")
-    found = {
+    properties = {
         "verdict": report.verdict if report.gates else "nothing was gated",
         "samples": report.samples,
         "rows": str(report.rows),
         "seed": str(report.seed),
     }
     for name, subject in zip(names, report.subjects, strict=True):
-        found.update({name: subject.name, f"{name}.digest": subject.digest})
-    machine = report.fingerprint
-    return {
-        **found,
-        "edgekit": machine.edgekit,
-        "python": machine.python,
-        "system": machine.system,
-        "cpu": machine.cpu,
-        "gpu": machine.gpu,
-    }
+        properties[name] = subject.name
+        properties[f"{name}.digest"] = subject.digest
+    for name in ("edgekit", "python", "system", "cpu", "gpu"):
+        properties[name] = getattr(report.fingerprint, name)
+    return properties
 
 
-def _case(suite: ElementTree.Element, gate: Gate) -> None:
+def _add_case(suite: ElementTree.Element, gate: Gate) -> None:
     table, _, metric = _clean(gate.name).partition(".")
-    case = ElementTree.SubElement(
-        suite, "testcase", {"classname": f"edgekit.{table}", "name": metric or table, "time": "0"}
-    )
-    allowed, seen, around = gate_numbers(gate)
-    numbers = plain(
-        f"seen {'not known' if seen == NOTHING else seen}{'' if around == NOTHING else f' ({around})'}, allowed {allowed}"
-    )
-    said = _clean(gate.said)
+    attributes = {"classname": f"edgekit.{table}", "name": metric or table, "time": "0"}
+    case = ElementTree.SubElement(suite, "testcase", attributes)
+    allowed, measured, interval = gate_numbers(gate)
+    value = "not known" if measured == NOTHING else measured
+    if interval != NOTHING:
+        value += f" ({interval})"
+    numbers = plain(f"measured {value}, allowed {allowed}")
+    sentence = _clean(gate.said)
     if gate.verdict != PASS:
         outcome = OUTCOMES[gate.verdict]
-        found = ElementTree.SubElement(case, outcome, {"message": said or gate.verdict, "type": gate.verdict})
-        if outcome != "skipped":  # whose text some readers take for the reason, and some for nothing
-            found.text = f"{said}\n{numbers}"
-    ElementTree.SubElement(case, "system-out").text = f"{gate.verdict}: {numbers}" + (f"\n{said}" if said else "")
+        element = ElementTree.SubElement(case, outcome, {"message": sentence or gate.verdict, "type": gate.verdict})
+        if outcome != "skipped":  # Some readers show this text as the reason, others ignore it.
+            element.text = f"{sentence}\n{numbers}"
+    output = f"{gate.verdict}: {numbers}"
+    if sentence:
+        output += f"\n{sentence}"
+    ElementTree.SubElement(case, "system-out").text = output
 
 
 def _clean(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A report for a terminal or a log: what was measured, the tables, the gates with the worst first, and the verdict."""
+"""Report for a terminal or a log: the main facts, the tables, the gates with the worst first, and the verdict."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def terminal(report: Report, code: int = 0) -> str:
 
     Args:
         report: Report of any kind.
-        code: Exit code, printed with the verdict where it is not 0.
+        code: Exit status of the command; one other than 0 is printed with the verdict.
     """
     page = document(report, Limits(rows=_ALL, name=_ALL, sentence=_ALL))
     against = f" against {page.before}" if page.before else ""
@@ -61,7 +61,9 @@ def _gates(page: Document) -> Table:
 def _aligned(block: Table) -> list[str]:
     """Return the lines of a table, indented, and those of its note."""
     header = [plain(name) for name in block.header]
-    rows = [[plain(cell) for cell in row] for row in block.rows]
+    rows = [list(map(plain, row)) for row in block.rows]
     text = table(header, rows, left=(0, *block.words), columns=width.get() - len(_INDENT))
-    note = wrap(plain(block.note)) if block.note else []
-    return [*(f"{_INDENT}{line}" for line in text.splitlines()), *note]
+    lines = [f"{_INDENT}{line}" for line in text.splitlines()]
+    if block.note:
+        lines += wrap(plain(block.note))
+    return lines

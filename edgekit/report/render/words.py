@@ -6,13 +6,17 @@ from edgekit.report.render.charts.svg import clean, minus
 from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, OVER_BUDGET, PASS, REGRESSION, Change, Gate
 from edgekit.spec.subject import Subject, Times
 
+# fmt: off
 __all__ = [
     "GAP", "GRAVEST_FIRST", "INTERVAL", "LATENCY", "MARKS", "NAMES", "NOTHING", "amount", "chance", "change_cells",
-    "cut", "energy", "gate_numbers", "growth", "number", "percent", "percentiles", "plain", "score", "sentence", "spread", "start",
-]  # fmt: skip
+    "cut", "energy", "gate_numbers", "growth", "number", "percent", "percentiles", "plain", "score", "sentence",
+    "spread", "start",
+]
+# fmt: on
 
 GAP = "\N{NO-BREAK SPACE}"
 NOTHING = "\N{EN DASH}"
+"""Text of a missing value."""
 _PLAIN = str.maketrans({GAP: " ", "\N{MINUS SIGN}": "-", NOTHING: "-", "…": "..."})
 INTERVAL = f"90{GAP}% interval"
 LATENCY = ("p50", "p90", "p99")
@@ -31,18 +35,24 @@ NAMES = {
 
 def number(value: float) -> str:
     """Return a number with about four digits and no exponent: ``1450``, ``101.4``, ``23.40``, ``2.41``, ``0.0121``."""
-    places = next((p for limit, p in ((1000, 0), (100, 1), (1, 2)) if abs(value) >= limit), 4)
-    return f"{value:.{places}f}"
+    decimals = 4
+    for limit, fewer in ((1000, 0), (100, 1), (1, 2)):
+        if abs(value) >= limit:
+            decimals = fewer
+            break
+    return f"{value:.{decimals}f}"
 
 
 def plain(text: str) -> str:
-    """Return a text in which characters that not every terminal has are replaced by ASCII."""
+    """Return a text in ASCII as far as not every terminal has its characters."""
     return text.translate(_PLAIN)
 
 
 def score(value: float | None, signed: bool = False) -> str:
     """Return a score, or a difference of scores, with four decimals."""
-    return NOTHING if value is None else minus(f"{value:{'+' if signed else ''}.4f}")
+    if value is None:
+        return NOTHING
+    return minus(f"{value:+.4f}" if signed else f"{value:.4f}")
 
 
 def amount(value: float | None, unit: str) -> str:
@@ -51,8 +61,11 @@ def amount(value: float | None, unit: str) -> str:
 
 
 def percent(value: float | None, signed: bool = True) -> str:
-    """Return a share as per cent; ``signed`` for a growth, not for a part of a whole."""
-    return NOTHING if value is None else minus(f"{100 * value:{'+' if signed else ''}.1f}") + f"{GAP}%"
+    """Return a share in percent; ``signed`` for growth, not for a part of a whole."""
+    if value is None:
+        return NOTHING
+    digits = f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+    return f"{minus(digits)}{GAP}%"
 
 
 def growth(ratio: float | None) -> str:
@@ -62,7 +75,9 @@ def growth(ratio: float | None) -> str:
 
 def spread(low: str, high: str) -> str:
     """Return an interval of two numbers as text."""
-    return NOTHING if NOTHING in (low, high) else low if low == high else f"{low} to {high}"
+    if NOTHING in (low, high):
+        return NOTHING
+    return low if low == high else f"{low} to {high}"
 
 
 def chance(p: float | None) -> str:
@@ -77,73 +92,76 @@ def cut(text: str, most: int) -> str:
 
 
 def sentence(text: str, most: int) -> str:
-    """Return a sentence with a capital letter (not before a name such as p50) and a full stop."""
+    """Return a sentence with a capital letter (except for a name such as p50) and a full stop."""
     text = cut(text, most)
-    first = text.split(" ", 1)[0]
-    return text and (text[0].upper() + text[1:] if first.isalpha() else text) + ("" if text[-1] in ".!?…" else ".")
+    if not text:
+        return ""
+    if text.split(" ", 1)[0].isalpha():
+        text = text[0].upper() + text[1:]
+    return text if text[-1] in ".!?…" else f"{text}."
 
 
 def gate_numbers(gate: Gate) -> tuple[str, str, str]:
-    """Return the limit of a gate as it was written, its value and its interval, in the unit of its name."""
+    """Return the limit of a gate as it was written, its value and its interval, in the unit of the gate."""
     table, _, metric = gate.name.partition(".")
-    unit = {"_ms": "ms", "_mb": "MB"}.get(metric[-3:]) if table == "budget" else None
-    share, signed = table in ("latency", "footprint") or gate.name == "accuracy.flips", table != "accuracy"
+    is_share = table in ("latency", "footprint") or gate.name == "accuracy.flips"
+    is_signed = table != "accuracy"
+    unit = ""
+    if table == "budget":
+        unit = {"_ms": "ms", "_mb": "MB"}.get(metric[-3:], "")
 
-    def said(value: float | None) -> str:
-        return percent(value, signed) if share else score(value) if unit is None else amount(value, unit)
+    def text(value: float | None) -> str:
+        if is_share:
+            return percent(value, is_signed)
+        return amount(value, unit) if unit else score(value)
 
-    allowed = (
-        f"{100 * gate.limit:{'+' if signed else ''}g}{GAP}%"
-        if share
-        else f"{gate.limit:g}" + (f"{GAP}{unit}" if unit else "")
-    )
-    return (
-        minus(allowed),
-        said(gate.value),
-        NOTHING if gate.low == gate.high else spread(said(gate.low), said(gate.high)),
-    )
+    if is_share:
+        limit = f"{100 * gate.limit:+g}" if is_signed else f"{100 * gate.limit:g}"
+        allowed = f"{limit}{GAP}%"
+    else:
+        allowed = f"{gate.limit:g}{GAP}{unit}" if unit else f"{gate.limit:g}"
+    interval = NOTHING if gate.low == gate.high else spread(text(gate.low), text(gate.high))
+    return minus(allowed), text(gate.value), interval
 
 
 def change_cells(change: Change, most: int) -> tuple[str, str]:
-    """Return a change as growth and its interval; without one, the reason, cut to a number of characters."""
+    """Return a change as growth and its interval; without a ratio, the reason, cut to ``most`` characters."""
     if change.ratio is None:
         return NOTHING, cut(change.said, most) or NOTHING
-    return growth(change.ratio), NOTHING if change.low == change.high else spread(
-        growth(change.low), growth(change.high)
-    )
+    if change.low == change.high:
+        return growth(change.ratio), NOTHING
+    return growth(change.ratio), spread(growth(change.low), growth(change.high))
 
 
 def percentiles(times: Times) -> dict[str, tuple[float | None, str]]:
     """Return p50, p90 and p99 in ms and as text, e.g. ``not estimable from 300 samples (needs 662)``."""
-    found: dict[str, tuple[float | None, str]] = {}
+    result: dict[str, tuple[float | None, str]] = {}
     for name in LATENCY:
-        value, needs = getattr(times, f"{name}_ms"), f" (needs {times.needed[name]})" if name in times.needed else ""
-        found[name] = (
-            value,
-            f"not estimable from {times.count} samples{needs}" if value is None else amount(value, "ms"),
-        )
-    return found
+        value = getattr(times, f"{name}_ms")
+        text = amount(value, "ms")
+        if value is None:
+            needs = f" (needs {times.needed[name]})" if name in times.needed else ""
+            text = f"not estimable from {times.count} samples{needs}"
+        result[name] = (value, text)
+    return result
 
 
-def energy(one: Subject, most: int) -> str:
-    """Return the energy of an answer, or the reason why it is not known, cut to a number of characters."""
-    return (
-        amount(one.energy_mj, "mJ")
-        if one.energy_mj is not None
-        else f"not told: {cut(one.energy_from, most)}"
-        if one.energy_from
-        else NOTHING
-    )
+def energy(subject: Subject, most: int) -> str:
+    """Return the energy of an answer, or the reason why it is not known, cut to ``most`` characters."""
+    if subject.energy_mj is not None:
+        return amount(subject.energy_mj, "mJ")
+    return f"not measured: {cut(subject.energy_from, most)}" if subject.energy_from else NOTHING
 
 
-def start(one: Subject) -> str:
+def start(subject: Subject) -> str:
     """Return a cold start and its parts."""
-    if one.start is None:
+    if subject.start is None:
         return NOTHING
-    parts = (
-        ("import", one.start.import_ms),
-        ("verify", one.start.verify_ms),
-        ("load", one.start.load_ms),
-        ("first answer", one.start.answer_ms),
-    )
-    return f"{amount(one.start.total_ms, 'ms')} ({', '.join(f'{name} {number(value)}' for name, value in parts)})"
+    values = {
+        "import": subject.start.import_ms,
+        "verify": subject.start.verify_ms,
+        "load": subject.start.load_ms,
+        "first answer": subject.start.answer_ms,
+    }
+    parts = ", ".join(f"{name} {number(value)}" for name, value in values.items())
+    return f"{amount(subject.start.total_ms, 'ms')} ({parts})"

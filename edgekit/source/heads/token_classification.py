@@ -161,9 +161,9 @@ def outputs(model_id: str, module: Any, settings: Settings, rows: Sequence[Array
                 code="model-max-length",
             ) from problem
 
-    window_rows = windows.apart(window_signature, rows)
+    window_rows = windows.split_windows(window_signature, rows)
     window_outputs = batches.reference(run, module, window_signature, window_rows, progress)
-    return windows.together(window_signature, rows, window_outputs)
+    return windows.merge_windows(window_signature, rows, window_outputs)
 
 
 def check_outputs(model_id: str, kind: str, outputs: Sequence[Arrays]) -> None:

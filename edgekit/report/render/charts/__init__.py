@@ -1,6 +1,6 @@
-"""Pictures as inline SVG, made by hand.
+"""Figures as inline SVG, written without a plotting library.
 
-A picture is 360 units wide: on a phone that is the page, so that its letters stay letters, and on a screen there is room for its table beside it.
-Its colours are classes of ``charts.css``, so that it is light or dark as the page is. No colour says a thing alone: before is dashed and hollow, after
-solid and filled.
+A figure is 360 units wide. On a phone that is the width of the page, so text keeps its size; on a screen there is room
+for the table beside it. Colours are classes of ``charts.css``, so a figure is light or dark like the page. No meaning
+depends on colour alone: before is dashed and hollow, after is solid and filled.
 """

@@ -1,4 +1,4 @@
-"""Bar charts: stacked, and side by side."""
+"""Bar charts: stacked bars, and bars side by side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from edgekit.report.render.charts.svg import WIDTH, Head, box, fit, key, letters
 
 __all__ = ["side_by_side", "stacked"]
 
-_BAR, _GAP = 16, 6
+_BAR = 16
+_GAP = 6
 
 
 def stacked(head: Head, parts_of: Sequence[str], rows: Sequence[tuple[str, Sequence[float], str]]) -> str:
@@ -20,7 +21,8 @@ def stacked(head: Head, parts_of: Sequence[str], rows: Sequence[tuple[str, Seque
         rows: Rows (name, values of the parts, text of the sum), at least one sum above 0.
     """
     longest = max(sum(values) for _, values, _ in rows)
-    parts, y = [], 4.0
+    y = 4.0
+    parts = []
     for label, values, total in rows:
         parts.append(letters(0, y + 10, fit(label, WIDTH - width(total) - 20)))
         parts.append(letters(WIDTH, y + 10, total, "", "e"))
@@ -37,7 +39,7 @@ def stacked(head: Head, parts_of: Sequence[str], rows: Sequence[tuple[str, Seque
 
 
 def side_by_side(head: Head, groups: Sequence[tuple[str, Sequence[tuple[str, str, float, str]]]]) -> str:
-    """Return bars of before and now; each group has a scale of its own that begins at 0.
+    """Return bars of before and now; each group has its own scale, which begins at 0.
 
     Args:
         head: Name and title of the figure.
@@ -45,9 +47,10 @@ def side_by_side(head: Head, groups: Sequence[tuple[str, Sequence[tuple[str, str
     """
     room = max(width(text) for _, bars in groups for *_, text in bars) + 8
     names = min(92.0, max(width(fit(label, 86)) for _, bars in groups for _, label, _, _ in bars) + 8)
-    parts, y = [], 4.0
-    for what, bars in groups:
-        parts.append(letters(0, y + 10, fit(what, WIDTH), "h"))
+    y = 4.0
+    parts = []
+    for title, bars in groups:
+        parts.append(letters(0, y + 10, fit(title, WIDTH), "h"))
         y += 18
         longest = max(value for _, _, value, _ in bars) or 1.0
         for side, label, value, text in bars:

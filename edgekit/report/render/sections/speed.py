@@ -1,4 +1,4 @@
-"""Costs: latency, cold start, memory, size, energy, and the candidates of the build."""
+"""Costs: latency, cold start, memory, size and energy."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from functools import partial
 from edgekit.report.render.charts.bars import side_by_side, stacked
 from edgekit.report.render.charts.forest import Interval, forest
 from edgekit.report.render.charts.latency import distributions, lengths
-from edgekit.report.render.charts.pareto import Point, front, pareto
 from edgekit.report.render.charts.svg import Head
-from edgekit.report.render.document import Block, Cell, Figure, Limits, Section, Table
-from edgekit.report.render.sections.parts import changes_of, filled, left_out, rows_of, sides
+from edgekit.report.render.document import Block, Cell, Figure, Limits, Row, Section, Table
+from edgekit.report.render.sections.parts import Side, changes_of, filled, rows_of, sides
 from edgekit.report.render.words import (
     INTERVAL,
     LATENCY,
@@ -22,297 +21,285 @@ from edgekit.report.render.words import (
     energy,
     gate_numbers,
     growth,
-    number,
     percent,
     percentiles,
-    score,
     sentence,
 )
-from edgekit.spec.manifest import Trial
 from edgekit.spec.report import Change, Gate, Report, Speed
-from edgekit.spec.subject import Subject, Times
+from edgekit.spec.subject import ByLength, Start, Times
 
-__all__ = ["Side", "candidates", "footprint", "latency", "noise"]
+__all__ = ["footprint", "latency", "noise"]
 
-Side = tuple[str, str, Subject]
-_PARTS = ("import", "verify", "load", "first answer", "the rest")
+_START_PARTS = ("import", "verify", "load", "first answer", "the rest")
+
+_Timed = tuple[str, str, Times]
+"""CSS class, name and latency of one side."""
 
 
 def latency(report: Report, limits: Limits) -> Section:
     """Return the section of latency: distributions, ratios, latency by length, scenarios."""
-    found, speed = sides(report), report.speed
-    # The verdict of a self-check says its noise.
-    how = (
-        ""
-        if speed is None
-        else " ".join(filter(None, (_how(speed), noise(speed) if report.kind != "self-check" else "")))
-    )
-    return Section(
-        "latency",
-        "Latency",
-        filled(how, _distribution(found), _ratios(report, limits), _lengths(found), _scenarios(found, limits)),
-    )
+    both = sides(report)
+    text = ""
+    if report.speed is not None:
+        text = _method(report.speed)
+        floor = noise(report.speed)
+        if floor and report.kind != "self-check":  # The verdict of a self-check has this sentence.
+            text += f" {floor}"
+    blocks = (text, _distribution(both), _ratios(report, limits), _lengths(both), _scenarios(both, limits))
+    return Section("latency", "Latency", filled(*blocks))
 
 
 def footprint(report: Report, limits: Limits) -> Section:
     """Return the section of cold start, memory, size and energy."""
-    found = sides(report)
-    return Section("footprint", "Footprint", filled(_start(found), _sizes(found, limits)))
+    both = sides(report)
+    return Section("footprint", "Footprint", filled(_start(both), _sizes(both, limits)))
 
 
 def noise(speed: Speed | None) -> str:
-    """Return the noise floor of a self-check as a sentence."""
-    said = (
-        ", ".join(
-            f"{percent(value)} in {cut(NAMES.get(metric, metric), 30)}" for metric, value in speed.noise_floor.items()
-        )
-        if speed is not None
-        else ""
-    )
-    return f"This machine's noise alone can look like {said}." if said else ""
+    """Return the noise floor of a self-check as a sentence; empty without one."""
+    if speed is None or not speed.noise_floor:
+        return ""
+    floors = []
+    for metric, value in speed.noise_floor.items():
+        floors.append(f"{percent(value)} in {cut(NAMES.get(metric, metric), 30)}")
+    return f"This machine's noise alone can look like {', '.join(floors)}."
 
 
-def candidates(report: Report, limits: Limits) -> Section:
-    """Return the candidates of the build and their Pareto front."""
-    trials: tuple[Trial, ...] = next((s.candidates for s in reversed(report.subjects) if s.candidates), ())
-    one = report.subjects[-1]
-    by_rows = not any(t.p50_ms for t in trials) and any(t.rows_per_s for t in trials)
-    cost = {
-        i: c
-        for i, t in enumerate(trials)
-        if (c := (1e3 / t.rows_per_s if t.rows_per_s else 0.0) if by_rows else t.p50_ms) > 0
-    }
-    unit, score_name = ("ms a row, in batches" if by_rows else "p50, ms"), cut(one.score_name, 30) or "score"
-    points = {i: _point(trials[i], c, one.higher_is_better) for i, c in cost.items()}
-    best = front(list(points.values()), one.higher_is_better)
-    order = sorted(range(len(trials)), key=lambda i: (trials[i].verdict != "chosen", cost.get(i, float("inf"))))
-    rows = tuple(
-        (
-            _name(trials[i]),
-            number(cost[i]) if i in cost else NOTHING,
-            score(trials[i].score),
-            "✓" if points.get(i) in best else "",
-            cut(trials[i].verdict, limits.name) or NOTHING,
-        )
-        for i in order[: limits.rows]
-    )
-    table = Table("t-candidates", "Candidates, the chosen one first", ("candidate", unit, score_name, "front", "what became of it"), rows, (4,),
-                  note=left_out(len(rows), len(trials), "candidates"))  # fmt: skip
-    block: Block = table
-    if points:
-        said = (
-            f"{len(points)} candidates; {len(best)} of them are on the front, from {best[0].name} to {best[-1].name}."
-        )
-        head = Head("front", "Pareto front of the build's candidates", said)
-        draw = partial(
-            pareto,
-            head,
-            list(points.values()),
-            f"{unit} (logarithmic)",
-            score_name,
-            higher_is_better=one.higher_is_better,
-        )
-        caption = (
-            "To the left is faster, up is right more often; nothing beats what is on the line in both. Whiskers: the drop's 90 % interval. "
-            "Measured when the bundle was built, on the machine that built it: to be compared with each other, not with the numbers above."
-        )
-        block = Figure(draw, caption, table)
-    return Section("candidates", "Candidates of the build", (block,) if trials else (), page_only=True)
-
-
-def _how(speed: Speed) -> str:
+def _method(speed: Speed) -> str:
+    """Return a sentence on how the latencies were measured."""
     if not speed.comparable:
         return f"Latencies are not compared: {sentence(speed.why_not, 400)}"
     if not speed.paired:
-        count = max((c.sessions for c in speed.changes), default=0)
-        many = f", {count} {'session' if count == 1 else 'sessions'} of it" if count else ""
-        return f"The baseline was read from a file{many}; the candidate was measured now, by {speed.calls:,} calls in {speed.seconds:.0f} s."
-    looks = (
-        f"the data were looked at {speed.looks} times, which the intervals allow for"
-        if speed.looks > 1
-        else "the data were looked at once"
-    )
+        sessions = max((change.sessions for change in speed.changes), default=0)
+        source = "a file"
+        if sessions:
+            source += f" with {_count(sessions, 'session')}"
+        return (
+            f"The baseline was read from {source}. "
+            f"The candidate was measured in this run with {speed.calls:,} calls in {speed.seconds:.0f} s."
+        )
+    looks = "The data were tested once."
+    if speed.looks > 1:
+        looks = f"The data were tested {speed.looks} times, and the intervals are widened for that."
     return (
-        f"Both ran in turns, input by input, in {speed.pairs:,} {'pair' if speed.pairs == 1 else 'pairs'} of processes: {speed.blocks:,} blocks, "
-        f"{speed.calls:,} calls of each side, {speed.seconds:.0f} s; {looks}."
+        f"Both sides ran interleaved on the same inputs, in {_count(speed.pairs, 'pair')} of processes: "
+        f"{speed.blocks:,} blocks, {speed.calls:,} calls per side, {speed.seconds:.0f} s. {looks}"
     )
 
 
-def _distribution(found: list[Side]) -> Block | None:
-    timed = [(side, name, s.times, percentiles(s.times)) for side, name, s in found if s.times is not None]
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _distribution(both: list[Side]) -> Block | None:
+    timed: list[_Timed] = [(side, name, subject.times) for side, name, subject in both if subject.times is not None]
     if not timed:
         return None
-
-    def seen(times: Times, place: int) -> str:
-        return amount(times.quantiles_ms[place], "ms") if times.quantiles_ms else NOTHING
-
-    rows = rows_of(
-        [
-            ("fastest", [seen(t, 0) for _, _, t, _ in timed]),
-            *((p, [said[p][1] for *_, said in timed]) for p in LATENCY),
-            ("slowest", [seen(t, -1) for _, _, t, _ in timed]),
-            ("mean", [amount(t.mean_ms, "ms") for _, _, t, _ in timed]),
-            ("calls", [f"{t.count:,}" for _, _, t, _ in timed]),
-        ]
-    )
-    table = Table(
-        "t-times", "Latency from input to answer, one at a time", ("", *(name for _, name, *_ in timed)), rows
-    )
-    drawn = [
-        (side, name, t.quantiles_ms, [int(p[1:]) for p, (value, _) in said.items() if value is not None])
-        for side, name, t, said in timed
-        if len(t.quantiles_ms) == 101
-    ]
-    if not drawn:
+    estimates = [percentiles(times) for _, _, times in timed]
+    rows: list[tuple[str, list[str]]] = [("fastest", [_quantile(times, 0) for _, _, times in timed])]
+    for percentile in LATENCY:
+        rows.append((percentile, [estimate[percentile][1] for estimate in estimates]))
+    rows.append(("slowest", [_quantile(times, -1) for _, _, times in timed]))
+    rows.append(("mean", [amount(times.mean_ms, "ms") for _, _, times in timed]))
+    rows.append(("calls", [f"{times.count:,}" for _, _, times in timed]))
+    header = ("", *(name for _, name, _ in timed))
+    table = Table("t-times", "Latency from input to answer, one at a time", header, rows_of(rows))
+    curves = []
+    texts = []
+    for (side, name, times), estimate in zip(timed, estimates, strict=True):
+        quantiles = times.quantiles_ms
+        if len(quantiles) == 101:
+            marked = [int(percentile[1:]) for percentile, (value, _) in estimate.items() if value is not None]
+            curves.append((side, name, quantiles, marked))
+            half = amount(quantiles[50], "ms")
+            texts.append(f"{name}: half of the calls take at most {half}, nine of ten {amount(quantiles[90], 'ms')}")
+    if not curves:
         return table
-    told = "; ".join(
-        f"{name}: half of the calls take at most {amount(q[50], 'ms')}, nine of ten {amount(q[90], 'ms')}"
-        for _, name, q, _ in drawn
+    caption = (
+        "Share of calls that took at most this time; the slowest 1 % are beyond the right edge. "
+        "Marks: the percentiles that can be estimated."
     )
-    caption = "The share of calls that took no longer; the slowest 1 % lie beyond the right edge. Marks: the percentiles that the calls can carry."
-    return Figure(partial(distributions, Head("times", "Latency distribution", told + "."), drawn), caption, table)
+    draw = partial(distributions, Head("times", "Latency distribution", "; ".join(texts) + "."), curves)
+    return Figure(draw, caption, table)
+
+
+def _quantile(times: Times, index: int) -> str:
+    return amount(times.quantiles_ms[index], "ms") if times.quantiles_ms else NOTHING
 
 
 def _ratios(report: Report, limits: Limits) -> Figure | None:
-    changes, gates = changes_of(report), {gate.name: gate for gate in report.gates}
-    if not any(c.ratio is not None for c in changes):
+    changes = changes_of(report)
+    if not any(change.ratio is not None for change in changes):
         return None
-
-    def gate(change: Change) -> Gate | None:
-        return gates.get(f"{'latency' if change.metric in LATENCY else 'footprint'}.{change.metric}")
-
-    def limit(change: Change) -> float | None:
-        held = gate(change)
-        return None if held is None else held.limit
-
-    def share(ratio: float | None) -> float | None:
-        return None if ratio is None else ratio - 1
-
-    rows = tuple(
-        (
-            NAMES.get(c.metric, c.metric),
-            *(NOTHING if c.ratio is None else f"{c.ratio:.3f}", *change_cells(c, limits.sentence)),
-            NOTHING if (held := gate(c)) is None else gate_numbers(held)[0],
-            percent(c.resolvable or None),
+    gates = {gate.name: gate for gate in report.gates}
+    rows: list[Row] = []
+    lines = []
+    texts = []
+    for change in changes:
+        name = NAMES.get(change.metric, change.metric)
+        table_name = "latency" if change.metric in LATENCY else "footprint"
+        gate = gates.get(f"{table_name}.{change.metric}")
+        rows.append((name, *_ratio_cells(change, gate, limits)))
+        limit = None if gate is None else gate.limit
+        lines.append(
+            Interval(name, _growth(change.ratio), _growth(change.low), _growth(change.high), limit, change.said)
         )
-        for c in changes
-    )
-    header = ("", "ratio", "growth", INTERVAL, "allowed", "can resolve")
-    table = Table(
-        "t-ratios", "The second over the first" if report.kind == "self-check" else "Now over before", header, rows
-    )
-    lines = [
-        Interval(NAMES.get(c.metric, c.metric), share(c.ratio), share(c.low), share(c.high), limit(c), c.said)
-        for c in changes
-    ]
-    told = "; ".join(f"{NAMES.get(c.metric, c.metric)} {growth(c.ratio)}" for c in changes if c.ratio is not None)
-    head = Head("ratios", "Growth with its interval", told + ".")
-    hatched = " The hatched side is not allowed." if any(limit(c) is not None for c in changes) else ""
+        if change.ratio is not None:
+            texts.append(f"{name} {growth(change.ratio)}")
+    title = "The second over the first" if report.kind == "self-check" else "Now over before"
+    header = ("", "ratio", "growth", INTERVAL, "allowed", "can detect")
+    table = Table("t-ratios", title, header, tuple(rows))
+    head = Head("ratios", "Growth with its interval", "; ".join(texts) + ".")
+    has_limits = any(line.limit is not None for line in lines)
+    hatched = " The hatched side is not allowed." if has_limits else ""
     caption = (
-        f"Growth with its 90 % interval.{hatched} A growth that this run could resolve is found four times of five."
+        f"Growth with its 90 % interval.{hatched} "
+        "This run detects a growth of the size in the last column with a power of 80 %."
     )
-    return Figure(
-        partial(forest, head, lines, "growth in %, right of 0 is slower or larger", lambda v: 100 * v), caption, table
-    )
+    axis = "growth in %, right of 0 is slower or larger"
+    return Figure(partial(forest, head, lines, axis, _to_percent), caption, table)
 
 
-def _lengths(found: list[Side]) -> Figure | None:
-    timed = [(side, name, s.times.by_length) for side, name, s in found if s.times is not None and s.times.by_length]
+def _ratio_cells(change: Change, gate: Gate | None, limits: Limits) -> tuple[str, ...]:
+    ratio = NOTHING if change.ratio is None else f"{change.ratio:.3f}"
+    allowed = NOTHING
+    if gate is not None:
+        allowed = gate_numbers(gate)[0]
+    return (ratio, *change_cells(change, limits.sentence), allowed, percent(change.resolvable or None))
+
+
+def _growth(ratio: float | None) -> float | None:
+    return None if ratio is None else ratio - 1
+
+
+def _to_percent(share: float) -> float:
+    return 100 * share
+
+
+def _lengths(both: list[Side]) -> Figure | None:
+    timed = []
+    for side, name, subject in both:
+        if subject.times is not None and subject.times.by_length:
+            timed.append((side, name, subject.times.by_length))
     if not timed:
         return None
-    groups = sorted({(g.low, g.high) for _, _, groups in timed for g in groups})
-    known = [{(g.low, g.high): g for g in groups} for _, _, groups in timed]
-    rows = tuple(
-        (
-            f"{low} to {high}" if low != high else f"{low}",
-            *(amount(its[low, high].p50_ms, "ms") if (low, high) in its else NOTHING for its in known),
-            *(f"{its[low, high].count:,}" if (low, high) in its else NOTHING for its in known),
-        )
-        for low, high in groups
+    ranges = sorted({(group.low, group.high) for _, _, groups in timed for group in groups})
+    rows: list[Row] = []
+    for low, high in ranges:
+        medians = []
+        counts = []
+        for _, _, groups in timed:
+            group = _find_group(groups, low, high)
+            medians.append(NOTHING if group is None else amount(group.p50_ms, "ms"))
+            counts.append(NOTHING if group is None else f"{group.count:,}")
+        rows.append((f"{low} to {high}" if low != high else f"{low}", *medians, *counts))
+    names = [name for _, name, _ in timed]
+    call_headers = ["calls"]
+    if len(names) > 1:
+        call_headers = [f"calls, {name}" for name in names]
+    texts = []
+    for _, name, groups in timed:
+        shortest = amount(groups[0].p50_ms, "ms")
+        longest = amount(groups[-1].p50_ms, "ms")
+        texts.append(f"{name}: {shortest} for the shortest, {longest} for the longest")
+    table = Table("t-lengths", "Median by length of the input", ("tokens", *names, *call_headers), tuple(rows))
+    caption = "Median of the inputs in a range of lengths. A bar spans the range."
+    draw = partial(lengths, Head("lengths", "Latency by length", "; ".join(texts) + "."), timed)
+    return Figure(draw, caption, table)
+
+
+def _find_group(groups: tuple[ByLength, ...], low: int, high: int) -> ByLength | None:
+    for group in groups:
+        if (group.low, group.high) == (low, high):
+            return group
+    return None
+
+
+def _scenarios(both: list[Side], limits: Limits) -> Table:
+    header = ["scenario", "value", "metric", "queries", "how"]
+    word_columns: tuple[int, ...] = (2, 4)
+    if len(both) > 1:
+        header.insert(1, "bundle")
+        word_columns = (1, 3, 5)
+    rows = []
+    for _, name, subject in both:
+        for scenario in subject.scenarios:
+            row = [
+                cut(scenario.name, limits.name),
+                amount(scenario.value, cut(scenario.unit, 20)),
+                cut(scenario.metric, limits.name),
+                f"{scenario.queries:,}",
+                sentence(scenario.detail, limits.sentence),
+            ]
+            if len(both) > 1:
+                row.insert(1, name)
+            rows.append(tuple(row))
+    note = (
+        "MLPerf-style, not MLPerf-compliant: names and estimates are those of MLPerf, "
+        "but the runs are shorter than MLPerf requires."
     )
-    header = (
-        "tokens",
-        *(name for _, name, _ in timed),
-        *(f"calls, {name}" if len(timed) > 1 else "calls" for _, name, _ in timed),
-    )
-    told = "; ".join(
-        f"{name}: {amount(g[0].p50_ms, 'ms')} for the shortest, {amount(g[-1].p50_ms, 'ms')} for the longest"
-        for _, name, g in timed
-    )
-    table = Table("t-lengths", "Median by length of the input", header, rows)
-    caption = "The median of inputs of a length; a bar spans the lengths that it is of."
-    return Figure(partial(lengths, Head("lengths", "Latency by length", told + "."), timed), caption, table)
+    return Table("t-scenarios", "Scenarios, MLPerf-style", tuple(header), tuple(rows), word_columns, note=note)
 
 
-def _scenarios(found: list[Side], limits: Limits) -> Table:
-    two = len(found) > 1
-    rows = tuple(
-        (cut(s.name, limits.name), *((name,) if two else ()), amount(s.value, cut(s.unit, 20)), cut(s.metric, limits.name), f"{s.queries:,}",
-         sentence(s.detail, limits.sentence))
-        for _, name, subject in found for s in subject.scenarios
-    )  # fmt: skip
-    header = ("scenario", *(("bundle",) if two else ()), "value", "metric", "queries", "how")
-    note = "MLPerf-style, not MLPerf-compliant: the names and the estimates are MLPerf's, the runs are shorter than MLPerf asks."
-    return Table("t-scenarios", "Scenarios, MLPerf-style", header, rows, (1, 3, 5) if two else (2, 4), note=note)
-
-
-def _start(found: list[Side]) -> Figure | None:
-    started = [(name, s.start) for _, name, s in found if s.start is not None and s.start.total_ms > 0]
-    if not started:
+def _start(both: list[Side]) -> Figure | None:
+    bars = []
+    for _, name, subject in both:
+        if subject.start is not None and subject.start.total_ms > 0:
+            bars.append((name, _start_parts(subject.start), amount(subject.start.total_ms, "ms")))
+    if not bars:
         return None
-    parts = [[s.import_ms, s.verify_ms, s.load_ms, s.answer_ms] for _, s in started]
-    for own, (_, s) in zip(parts, started, strict=True):
-        own.append(max(0.0, s.total_ms - sum(own)))
-    names = _PARTS if any(own[-1] >= 0.5 for own in parts) else _PARTS[:-1]
-    bars = [(name, own[: len(names)], amount(s.total_ms, "ms")) for (name, s), own in zip(started, parts, strict=True)]
-    rows = tuple((part, *(amount(own[i], "ms") for own in parts)) for i, part in enumerate(names))
-    whole = ("in all", *(Cell(text, "sum") for *_, text in bars))
-    told = "; ".join(f"{name}: {text} from process start to the first answer" for name, _, text in bars)
-    caption = "From process start to the first answer, from left to right in the order of the key; medians over the processes."
-    table = Table("t-start", "Cold start", ("", *(name for name, _ in started)), (*rows, whole))
-    return Figure(partial(stacked, Head("start", "Cold start", told + "."), names, bars), caption, table)
+    parts: tuple[str, ...] = _START_PARTS
+    if all(values[-1] < 0.5 for _, values, _ in bars):  # The rest is negligible.
+        parts = _START_PARTS[:-1]
+        bars = [(name, values[:-1], total) for name, values, total in bars]
+    rows: list[Row] = []
+    for i, part in enumerate(parts):
+        rows.append((part, *(amount(values[i], "ms") for _, values, _ in bars)))
+    rows.append(("total", *(Cell(total, "sum") for _, _, total in bars)))
+    text = "; ".join(f"{name}: {total} from process start to the first answer" for name, _, total in bars)
+    caption = (
+        "From process start to the first answer, from left to right in the order of the key; "
+        "medians over the processes."
+    )
+    table = Table("t-start", "Cold start", ("", *(name for name, _, _ in bars)), tuple(rows))
+    return Figure(partial(stacked, Head("start", "Cold start", text + "."), parts, bars), caption, table)
 
 
-def _sizes(found: list[Side], limits: Limits) -> Figure | None:
+def _start_parts(start: Start) -> list[float]:
+    parts = [start.import_ms, start.verify_ms, start.load_ms, start.answer_ms]
+    return [*parts, max(0.0, start.total_ms - sum(parts))]
+
+
+def _sizes(both: list[Side], limits: Limits) -> Figure | None:
+    subjects = [subject for _, _, subject in both]
+    memory = [subject.memory_mb or None for subject in subjects]
+    size = [subject.size_mb or None for subject in subjects]
+    energies = [subject.energy_mj for subject in subjects]
     measures = [
-        ("peak memory", "MB", [s.memory_mb or None for *_, s in found]),
-        ("size on disk", "MB", [s.size_mb or None for *_, s in found]),
-        ("energy of an answer", "mJ", [s.energy_mj for *_, s in found]),
+        ("peak memory", "MB", memory),
+        ("size on disk", "MB", size),
+        ("energy of an answer", "mJ", energies),
     ]
     groups = []
-    for what, unit, values in measures:
-        bars = [
-            (side, name, v, amount(v, unit)) for (side, name, _), v in zip(found, values, strict=True) if v is not None
-        ]
-        groups += [(what, bars)] if bars else []
+    texts = []
+    for title, unit, values in measures:
+        bars = []
+        for (side, name, _), value in zip(both, values, strict=True):
+            if value is not None:
+                bars.append((side, name, value, amount(value, unit)))
+        if bars:
+            groups.append((title, bars))
+            texts.append(f"{title}: " + ", ".join(f"{name} {text}" for _, name, _, text in bars))
     if not groups:
         return None
-    rows = rows_of(
-        [
-            *((what, [amount(v, unit) for v in values]) for what, unit, values in measures[:2]),
-            ("energy of an answer", [energy(s, limits.sentence) for *_, s in found]),
-            (
-                "told by",
-                [cut(s.energy_from, limits.sentence) if s.energy_mj is not None else NOTHING for *_, s in found],
-            ),
-        ]
-    )
-    told = "; ".join(f"{what}: " + ", ".join(f"{name} {text}" for _, name, _, text in bars) for what, bars in groups)
-    table = Table("t-sizes", "Memory, size and energy", ("", *(name for _, name, _ in found)), rows)
-    draw = partial(side_by_side, Head("sizes", "Memory, size and energy", told + "."), groups)
-    return Figure(draw, "Each measure has a scale of its own, from 0.", table)
-
-
-def _point(trial: Trial, cost: float, higher_is_better: bool) -> Point:
-    sign = 1 if higher_is_better else -1
-    reference = trial.score + sign * trial.drop
-    known = (trial.drop_low, trial.drop_high) != (0.0, 0.0)
-    ends = (
-        (reference - sign * trial.drop_high, reference - sign * trial.drop_low) if known else (trial.score, trial.score)
-    )
-    return Point(_name(trial), cost, trial.score, min(ends), max(ends), trial.verdict == "chosen")
-
-
-def _name(trial: Trial) -> str:
-    shapes = f" {'/'.join(map(str, trial.shapes))}" if trial.shapes else ""
-    return cut(f"{trial.model + ', ' if trial.model else ''}{trial.method}, {trial.backend}{shapes}", 80)
+    sources = []
+    for subject in subjects:
+        sources.append(NOTHING if subject.energy_mj is None else cut(subject.energy_from, limits.sentence))
+    rows: list[tuple[str, list[str]]] = []
+    for title, unit, values in measures[:2]:
+        rows.append((title, [amount(value, unit) for value in values]))
+    rows.append(("energy of an answer", [energy(subject, limits.sentence) for subject in subjects]))
+    rows.append(("source of the energy", sources))
+    table = Table("t-sizes", "Memory, size and energy", ("", *(name for _, name, _ in both)), rows_of(rows))
+    draw = partial(side_by_side, Head("sizes", "Memory, size and energy", "; ".join(texts) + "."), groups)
+    return Figure(draw, "Each measure has its own scale, from 0.", table)
