@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit.bundle.place import disk_errors
 from edgekit.cache.store import Cache, key
 from edgekit.compress import _teacher
 from edgekit.compress._examples import Examples
-from edgekit.compress._learner import Learner
 from edgekit.compress.objective import Objective
 from edgekit.compress.training import Training, TrainingData
 from edgekit.samples import Samples
@@ -20,6 +19,9 @@ from edgekit.spec.errors import SamplesError
 from edgekit.spec.head import Alters
 from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Arrays, HasLabels, Input, Task
+
+if TYPE_CHECKING:
+    from edgekit.compress._learner import Learner
 
 
 @dataclass(frozen=True)

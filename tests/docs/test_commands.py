@@ -68,13 +68,10 @@ class Page:
         self.place = place
         self.blocks = list(blocks.blocks(path))
         self.names: dict[str, object] = {"__name__": "docs"}
-        self.next = 0
 
-    def advance(self, index: int, environment: dict[str, str], device: sshd.Device | None) -> None:
-        """Run the blocks up to this one that have not run yet."""
-        while self.next <= index:
-            block = self.blocks[self.next]
-            self.next += 1
+    def run(self, environment: dict[str, str], device: sshd.Device | None) -> None:
+        """Run all blocks in order."""
+        for block in self.blocks:
             where = f"{self.path.name}:{block.line}"
             if block.mode == "file":
                 (self.place / block.value).write_text(block.text)
@@ -111,18 +108,6 @@ def material(tmp_path_factory):
     small.write_jsonl(folder / "unlabelled.jsonl", [{"text": text} for text in small.texts(20, seed=3)])
     (folder / "quick.toml").write_text(TARGET)
     return folder
-
-
-@pytest.fixture(scope="module")
-def pages(tmp_path_factory, material):
-    """The pages by path, each with its working folder."""
-    found = {}
-    for path in RUN:
-        place = tmp_path_factory.mktemp(path.stem)
-        for file in material.iterdir():
-            (place / file.name).symlink_to(file)
-        found[path] = Page(path, place)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -194,17 +179,15 @@ def check_shape(shown: list[str], output: str) -> None:
             assert text.split()[0] in starts, f"no line of the output begins as: {text}\n{output}"
 
 
-BLOCKS = [
-    pytest.param(path, index, id=f"{path.stem}-{block.line}")
-    for path in RUN
-    for index, block in enumerate(blocks.blocks(path))
-]
-
-
-@pytest.mark.parametrize(("path", "index"), BLOCKS)
-def test_a_block_runs(path, index, pages, environment, device, monkeypatch):
-    monkeypatch.chdir(pages[path].place)
-    pages[path].advance(index, environment, device)
+@pytest.mark.slow
+@pytest.mark.system
+@pytest.mark.parametrize("path", RUN, ids=lambda path: path.stem)
+def test_a_page_runs(path, material, environment, device, tmp_path, monkeypatch):
+    """One test a page: its blocks build on each other."""
+    for file in material.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    monkeypatch.chdir(tmp_path)
+    Page(path, tmp_path).run(environment, device)
 
 
 def _console(block, where, place, environment, device):
