@@ -38,7 +38,7 @@ from scipy.stats import binomtest
 from edgekit.machine.cpu import cpus
 from edgekit.machine.fingerprint import fingerprint
 from edgekit.report import check, sessions, speed
-from edgekit.report.side import opened
+from edgekit.report.side import open_for_test
 from edgekit.samples import read
 from edgekit.spec import manifest as manifests
 from edgekit.spec.gates import Gates
@@ -118,7 +118,7 @@ def begin(
 ) -> dict[str, Any]:
     """The records so far, or new ones with what all sessions share."""
     here = plain(fingerprint())
-    digests = {name: manifests.content_digest(opened(path).bundle.manifest) for name, path in bundles.items()}
+    digests = {name: manifests.content_digest(open_for_test(path).bundle.manifest) for name, path in bundles.items()}
     if options.records.exists():
         record: dict[str, Any] = json.loads(options.records.read_text("utf-8"))
         changed = [n for n in here if n != "throttled" and here[n] != record["machine"][n]] + (
@@ -129,7 +129,7 @@ def begin(
                 f"{options.records} was begun with other {', '.join(changed)}: remove it, or give another --records."
             )
         return record
-    variant = opened(bundles["A"]).bundle.manifest.variants[0]
+    variant = open_for_test(bundles["A"]).bundle.manifest.variants[0]
     record = {
         "machine": here,
         "digests": digests,
@@ -154,7 +154,7 @@ def session(
 ) -> dict[str, Any]:
     """One session. The first fits the probe kernels, as a baseline does for the checks against it."""
     if kind not in bundles:
-        a, c = (opened(bundles[name]) for name in "AC")
+        a, c = (open_for_test(bundles[name]) for name in "AC")
         sizes = (a.size_mb, c.size_mb)
         gated = {"p50": GATED["p50"]}
         made = time_interleaved(
@@ -170,7 +170,7 @@ def session(
             "looks": plain(made.looks),
             "log_ratios": ratios,
         }
-    side = opened(bundles[kind])
+    side = open_for_test(bundles[kind])
     variant = side.bundle.manifest.variants[0]
     with make_prober(variant.backend, max(1, min(variant.threads, cpus()) // variant.streams)) as probes:
         made = time_single(
@@ -275,7 +275,7 @@ def slower(bundle: Path, place: Path, wider: int) -> Path:
 
 def graphs(bundle: Path) -> list[Path]:
     """The graph files of the first variant."""
-    return [bundle / name for name in sorted(set(opened(bundle).bundle.manifest.variants[0].graphs.values()))]
+    return [bundle / name for name in sorted(set(open_for_test(bundle).bundle.manifest.variants[0].graphs.values()))]
 
 
 def listed(bundle: Path) -> Path:
@@ -294,9 +294,9 @@ def listed(bundle: Path) -> Path:
 
 def fitted(bundle: Path, texts: Sequence[Any], folder: Path) -> int:
     """Neurons of the block that make a bundle some 10 % slower here."""
-    wider, side = 128, opened(bundle)
+    wider, side = 128, open_for_test(bundle)
     for _ in range(3):
-        other = opened(slower(bundle, folder / "C", wider))
+        other = open_for_test(slower(bundle, folder / "C", wider))
         made = time_interleaved((side.worker, other.worker), texts, lambda *_: False, max_time=10.0)
         ratio = next(c.ratio for c in speed.compare_paired(made, (1.0, 1.0), {}, 0).changes if c.metric == "p50") or 1.0
         print(f"{wider} neurons more: x {ratio:.3f}", flush=True)

@@ -28,7 +28,7 @@ from scipy.stats import binomtest
 
 from edgekit.machine.fingerprint import fingerprint
 from edgekit.report import speed
-from edgekit.report.side import opened
+from edgekit.report.side import open_for_test
 from edgekit.samples import read
 from edgekit.spec.gates import Gates
 from edgekit.spec.parsing import plain
@@ -101,7 +101,7 @@ def main() -> None:
         again = {kind: sum((part.result() for part in halves), Counter()) for kind, halves in parts.items()}
     record = {
         "machine": plain(fingerprint()),
-        "bundle": opened(options.bundle).bundle.manifest.variants[0].method,
+        "bundle": open_for_test(options.bundle).bundle.manifest.variants[0].method,
         "effect": options.effect,
         "margins": speed.margins(Gates()),
         "kinds": {kind: summary(runs, again[kind]) for kind, runs in live.items()},
@@ -114,7 +114,7 @@ def main() -> None:
 
 def compare(options: argparse.Namespace, share: float, seed: int) -> dict[str, Any]:
     """One live comparison."""
-    side, texts = opened(options.bundle), read(options.samples).inputs
+    side, texts = open_for_test(options.bundle), read(options.samples).inputs
 
     class Slower(Worker):
         CHILD = SLOW.format(share=share / options.effect)

@@ -63,7 +63,7 @@ def decoded(monkeypatch):
 
 
 def test_the_rows_of_a_report_are_measured_few_at_a_time(table, decoded):
-    rows = side.rows(TASK, table, None, ())
+    rows = side.load_eval_rows(TASK, table, None, ())
     assert (len(rows), set(rows.sizes), rows.truncated) == (ROWS, {1}, 0)
     assert decoded.all == ROWS and decoded.most <= FEW
 

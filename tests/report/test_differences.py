@@ -11,7 +11,7 @@ import small
 from edgekit.report import check as verbs
 from edgekit.report import gating
 from edgekit.report.differences import differences, equal, settings, told
-from edgekit.report.side import opened
+from edgekit.report.side import open_for_test
 from edgekit.spec.gates import FootprintGates, Gates, LatencyGates
 from edgekit.spec.options import CheckOptions
 from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, PASS, REGRESSION, Accuracy, Change, Speed
@@ -23,7 +23,7 @@ IMPOSSIBLE = Gates(LatencyGates(0.0, 0.0, 0.0), footprint=FootprintGates(0.0, 0.
 
 
 def subject(bundle, **changes):
-    manifest = opened(bundle).bundle.manifest
+    manifest = open_for_test(bundle).bundle.manifest
     first = manifest.variants[0]
     one = Subject(
         "b", "sha256:0", 1, "m", "text-classification", {"labels": ["a", "b"]}, ("a", "b"), settings=settings(manifest)
@@ -77,7 +77,7 @@ def test_the_same_files_with_other_settings(float32_ort, tmp_path, name, value, 
         data["variants"][0][name] = value
 
     was, now = subject(float32_ort), subject(altered(float32_ort, tmp_path / "other", change), threads=1)
-    before = opened(float32_ort).bundle.manifest.variants[0]
+    before = open_for_test(float32_ort).bundle.manifest.variants[0]
     was = replace(was, threads=1)
     assert differences(was, now) == [said.format(getattr(before, name))]
     assert not equal(was, now) and told(was, now).startswith(

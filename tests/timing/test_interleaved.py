@@ -8,7 +8,7 @@ import pytest
 from refusals import refused
 
 from edgekit.report import speed
-from edgekit.report.side import opened
+from edgekit.report.side import open_for_test
 from edgekit.spec.errors import BackendError
 from edgekit.spec.subject import Start
 from edgekit.timing.interleaved import FIRST_LOOK, MOST, Single, time_interleaved, time_single
@@ -162,7 +162,7 @@ child.main(*sys.argv[1:])
 
 
 def test_real_processes(float32_ort, tiny_samples):
-    side = opened(float32_ort)
+    side = open_for_test(float32_ort)
     texts = [row["text"] for row in tiny_samples.rows]
     timing = time_interleaved((side.worker, lambda: Slow(side.bundle.path)), texts, lambda *_: False, max_time=0.0)
     changes = {c.metric: c for c in speed.compare_paired(timing, (side.size_mb, side.size_mb), {}, 0).changes}
@@ -172,7 +172,7 @@ def test_real_processes(float32_ort, tiny_samples):
 
 
 def test_alone(float32_ort, tiny_samples):
-    side = opened(float32_ort)
+    side = open_for_test(float32_ort)
     timing = time_single(side.worker, [row["text"] for row in tiny_samples.rows], Single(2))
     assert len(timing) == 2 and all(t > 0 for p in timing for block in p.blocks_ms for t in block)
     for process in timing:
