@@ -123,7 +123,8 @@ def test_a_check():
         "This machine's noise alone can look like +1.1 % in p50 latency, +3.1 % in p90 latency.",
         "Slices: None of 8 slices differs significantly. 2 could not be tested.",
         "Flips: 413 of 872 rows (47.4 %) are answered differently.",
-        "Faithfulness: Attributions of 40 inputs agree with a rank correlation of 0.871 (baseline with itself 0.912, chance 0.011) and an overlap of 0.805 in the top 3",
+        "Faithfulness: Attributions of 40 inputs agree with a rank correlation of 0.871 (baseline with itself 0.912, chance 0.011) "
+        "and an overlap of 0.805 in the top 3",
         "Robustness: Drop from before to now: typos 0.0100; case 0.0000;",
         "Machine and bundles: tables", "AMD EPYC 9R14", "The machine was throttled 3 times during the run.",
         "10 of 413 rows are listed, those with the largest margin before; report.json has the first 200.",
