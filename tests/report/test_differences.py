@@ -10,7 +10,7 @@ import small
 
 from edgekit.report import check as verbs
 from edgekit.report import gating
-from edgekit.report.differences import differences, equal, settings
+from edgekit.report.differences import describe_differences, differences, equal, settings
 from edgekit.report.side import open_for_test
 from edgekit.spec.gates import FootprintGates, Gates, LatencyGates
 from edgekit.spec.options import CheckOptions
