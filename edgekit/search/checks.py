@@ -40,10 +40,10 @@ __all__ = [
     "instructions",
     "notes",
     "read_labels",
+    "resolve_target",
     "runnable",
     "runs_here",
     "saturates_here",
-    "settled",
     "without_wrong",
 ]
 
@@ -89,7 +89,7 @@ def runnable(variant: Variant) -> Variant:
     return replace(stand_in_for(variant), streams=variant.streams)
 
 
-def settled(target: Target, keep_float: Sequence[str], use: str | None) -> Target:
+def resolve_target(target: Target, keep_float: Sequence[str], use: str | None) -> Target:
     """Return the target with the options of the build and with the number of bits of its INT8 weights.
 
     Weights have 7 bits on a CPU where the sums of 8-bit products saturate, and 8 bits on all others.
@@ -383,5 +383,5 @@ def explain_saturation(target: Target) -> Iterator[None]:
     except BudgetError as error:
         note = saturates_here(target)
         if note:
-            raise BudgetError(f"{error}\n{note}", code="budget-size") from error
+            raise error.reworded(f"{error}\n{note}") from error
         raise

@@ -170,7 +170,7 @@ def prune(
     training_sources = samples_module.collect_all(samples)
     evaluation_source = samples_module.collect(eval, "eval")
     check_speedup(speedup)
-    target = checks.settled(targets.load(os.fspath(options.target)), (), None)
+    target = checks.resolve_target(targets.load(os.fspath(options.target)), (), None)
     checks.check_target(target)
     checks.check_here(target)
     check_output(destination, options.force)

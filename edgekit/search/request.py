@@ -181,7 +181,7 @@ def read_request(
     options = _collect_options(options)
     destination = Path(os.path.abspath(out))
     device_class = targets.with_budget(targets.load(os.fspath(target)), options.budget)
-    device_class = checks.settled(device_class, options.keep_float, options.use)
+    device_class = checks.resolve_target(device_class, options.keep_float, options.use)
     checks.check_target(device_class)
     if options.rerace and options.race is not None:
         raise UsageError(

@@ -50,7 +50,7 @@ def field(folder, model, calibration, evaluation):
     methods = tuple(dict.fromkeys(method for method, _ in RUNS))
     extra = "threads = 2\nshapes = []\n[budget]\naccuracy_drop = 2.0"
     file = small.target(folder / "all.toml", methods=methods, backends=tuple(BACKENDS), extra=extra)
-    aim = checks.settled(targets.load(file), (), None)
+    aim = checks.resolve_target(targets.load(file), (), None)
     rows, origin = samples.read(evaluation), source.read(model)
     cache = StepCache(folder, silent, Cache())
     task, reference = origin.save_assets(folder / "assets"), reference_outputs(cache, origin, rows)

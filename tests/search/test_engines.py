@@ -509,7 +509,7 @@ def test_none_inside_the_budget_leaves_nothing(build, tmp_path):
 )
 def test_targets_for_nvidia_are_sound(name):
     aim = load_target(name)
-    checks.check_target(checks.settled(aim, (), None))
+    checks.check_target(checks.resolve_target(aim, (), None))
     recipe = aim.engine
     lengths = [p["sequence"] for p in recipe.profiles]
     assert lengths[-1][2] == 512, "what encoders take"
