@@ -27,7 +27,7 @@ from edgekit.runtime import choice, golden
 from edgekit.runtime import session as sessions
 from edgekit.samples import Sample, Samples
 from edgekit.search import checks, race
-from edgekit.search.checks import notes, settled
+from edgekit.search.checks import notes, resolve_target
 from edgekit.spec.manifest import content_digest
 from edgekit.spec.sealed import matches
 from edgekit.spec.target import load as load_target
