@@ -206,7 +206,7 @@ class Layout:
             labels = list(answer["labels"])
             if self.threshold is not None:
                 labels = [name for name in self.names if scores[name] >= self.threshold]
-                if answer["score"] < self.threshold:
+                if not answer["score"] >= self.threshold:
                     label = None
             fields = {"label": label, **fields}
             if not self.exclusive:

@@ -269,7 +269,7 @@ class _Racer:
 def _race(
     bundle: Bundle, variants: Sequence[Variant], progress: Progress, make: bool, force: bool
 ) -> tuple[list[Run], Session | None]:
-    """Time each variant that passes the golden-output check, in turns.
+    """Time each variant that passes the golden-output check, interleaved.
 
     Returns:
         Result of each variant, and the open session of the fastest; None if no variant passes.
@@ -328,7 +328,7 @@ def _open_candidate(
 
 
 def _time_rounds(racers: Sequence[_Racer], rows: Sequence[Arrays], progress: Progress) -> None:
-    """Run the rows on each candidate in turns. The first round is the warm-up and not timed."""
+    """Run the rows on the candidates, interleaved. The first round is the warm-up and not timed."""
     for turn in range(_ROUNDS + 1):
         for racer in racers:
             start = time.perf_counter()

@@ -171,7 +171,7 @@ def compare(
     """Compare a bundle with another one, or with its teacher, row by row and by the clock.
 
     Args:
-        before: Bundle (both run in turns), JSON report of an earlier run, file with a teacher's outputs (``.npz``,
+        before: Bundle (both run interleaved), JSON report of an earlier run, file with a teacher's outputs (``.npz``,
             ``.jsonl``, ``.npy``), Hugging Face folder of the teacher, or a function from inputs to outputs.
         after: Folder of the bundle.
         samples: Labelled samples, a path or rows in memory.
