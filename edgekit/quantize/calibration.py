@@ -22,6 +22,7 @@ from edgekit.quantize.graphs import linears, save
 from edgekit.spec.errors import QuantizeError
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Arrays
+from edgekit.stats.divergence import kl_softmax
 
 __all__ = [
     "Calibration",
@@ -53,9 +54,7 @@ def kl_divergence(outputs: Sequence[Arrays], reference: Sequence[Arrays]) -> flo
     means = []
     for row, expected in zip(outputs, reference, strict=True):
         for name in expected:
-            p = _log_softmax(expected[name])
-            q = _log_softmax(row[name])
-            means.append(float(np.mean((np.exp(p) * (p - q)).sum(axis=-1))))
+            means.append(float(np.mean(kl_softmax(row[name], expected[name]))))
     return float(np.mean(means))
 
 
@@ -73,11 +72,6 @@ def squared_error(outputs: Sequence[Arrays], reference: Sequence[Arrays]) -> flo
             difference += float(((row[name].astype(np.float64) - array) ** 2).sum())
             size += float((array.astype(np.float64) ** 2).sum())
     return difference / size if size else difference
-
-
-def _log_softmax(x: np.ndarray) -> np.ndarray:
-    x = x.astype(np.float64) - x.max(axis=-1, keepdims=True)
-    return np.asarray(x - np.log(np.exp(x).sum(axis=-1, keepdims=True)))
 
 
 class Calibration:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.spec.protocols import Arrays, Evidence, Metric, additive
+from edgekit.stats.divergence import kl_sigmoid, kl_softmax
 from edgekit.tasks._head import Head
 from edgekit.tasks._labels import MULTI_LABEL, SINGLE_LABEL
 
@@ -78,9 +79,7 @@ class SingleLabel(_LabelHead):
 
     def divergence(self, outputs: Sequence[Arrays], reference: Sequence[Arrays]) -> np.ndarray:
         """Return the Kullback-Leibler divergence of each row from the reference: float64 ``[rows]``, in nats."""
-        x = self._log_softmax(outputs)
-        y = self._log_softmax(reference)
-        return np.asarray((np.exp(y) * (y - x)).sum(axis=1))
+        return kl_softmax(self._values(outputs), self._values(reference))
 
     def decided(self, outputs: Sequence[Arrays], tolerance: float) -> np.ndarray:
         """Return whether the best label of each row leads by at least twice the tolerance: bool ``[rows]``."""
@@ -114,10 +113,6 @@ class SingleLabel(_LabelHead):
         padded = np.pad(self._numbers(outputs), ((0, 0), (1, 0)))
         ordered = np.sort(padded, axis=1)
         return np.asarray(ordered[:, -1] - ordered[:, -2])
-
-    def _log_softmax(self, outputs: Sequence[Arrays]) -> np.ndarray:
-        x = self._values(outputs).astype(np.float64)
-        return np.asarray(x - np.logaddexp.reduce(x, axis=1, keepdims=True))
 
     def _numbers(self, outputs: Sequence[Arrays]) -> np.ndarray:
         x = self._values(outputs).astype(np.float64)
@@ -162,12 +157,7 @@ class MultiLabel(_LabelHead):
 
     def divergence(self, outputs: Sequence[Arrays], reference: Sequence[Arrays]) -> np.ndarray:
         """Return the sum over the labels of each sigmoid's Kullback-Leibler divergence: float64 ``[rows]``, in nats."""
-        x = self._values(outputs).astype(np.float64)
-        y = self._values(reference).astype(np.float64)
-        p = np.exp(-np.logaddexp(0.0, -y))
-        log_ratio_yes = np.logaddexp(0.0, -x) - np.logaddexp(0.0, -y)
-        log_ratio_no = np.logaddexp(0.0, x) - np.logaddexp(0.0, y)
-        return np.asarray((p * log_ratio_yes + (1.0 - p) * log_ratio_no).sum(axis=1))
+        return np.asarray(kl_sigmoid(self._values(outputs), self._values(reference)).sum(axis=1))
 
     def decided(self, outputs: Sequence[Arrays], tolerance: float) -> np.ndarray:
         """Return whether all outputs of each row are at least the tolerance away from 0: bool ``[rows]``."""

@@ -22,6 +22,7 @@ from edgekit.spec.metric import Evidence, Metric
 from edgekit.spec.protocols import Arrays, Encoded, Labelled, Truth
 from edgekit.spec.short import ShortRepr
 from edgekit.spec.tensor import Signature
+from edgekit.stats.divergence import kl_softmax
 from edgekit.tasks import _entities, _spans
 from edgekit.tasks._entities import Entity
 from edgekit.tasks._heads import check_labels
@@ -282,9 +283,7 @@ class TokenClassification:
                     "Compare them on texts that are split into words.",
                     code="words-differ",
                 )
-            log_x = x - np.logaddexp.reduce(x, axis=1, keepdims=True)
-            log_y = y - np.logaddexp.reduce(y, axis=1, keepdims=True)
-            divergences.append(float((np.exp(log_y) * (log_y - log_x)).sum() / max(len(x), 1)))
+            divergences.append(float(kl_softmax(x, y).sum() / max(len(x), 1)))
         return np.array(divergences, np.float64)
 
     def decided(self, outputs: Sequence[Arrays], tolerance: float) -> np.ndarray:
