@@ -1,4 +1,4 @@
-"""The whole story: a fine-tuned model goes in, a measured and verified bundle comes out."""
+"""The build: a fine-tuned model goes in, a measured and verified bundle comes out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgekit.cache.store import Cache
 from edgekit.machine.cpu import cpu_name
 from edgekit.report.table import built_text
 from edgekit.search import checks, record
-from edgekit.search.candidates import choose_whole
+from edgekit.search.candidates import search_bundle
 from edgekit.search.choose import Choice
 from edgekit.search.context import BuildContext, EvaluationSet
 from edgekit.search.engines import Verified
@@ -43,7 +43,7 @@ class BuildResult:
     """The outcome of a build.
 
     Attributes:
-        bundle: Bundle; its manifest holds all trials and the reason of the choice.
+        bundle: Bundle; its manifest holds all trials and the reason for the choice.
         seconds: Seconds that the build took.
         reused: Names of the steps that were taken from the cache.
         remeasured: Reasons why times in the cache were not used, a sentence each.
@@ -60,7 +60,7 @@ class BuildResult:
         return f"<BuildResult {self.bundle.path}: {first.method} on {first.backend}, {self.seconds:.0f} s>"
 
     def table(self, *, wide: bool = False) -> str:
-        """Return the candidates as a text table, with the reason of the choice, the test set if any, and notes.
+        """Return the candidates as a text table, with the reason for the choice, the test set if any, and notes.
 
         Args:
             wide: Whether the table has all columns; else those that most readers look for.
@@ -100,7 +100,7 @@ def build(
     options: BuildOptions | None = None,
     progress: Progress = silent,
 ) -> BuildResult:
-    """Build a bundle: the fastest candidate inside the budget.
+    """Build a bundle: the fastest candidate inside the target's budget of accuracy, latency, memory and size.
 
     The model is exported and quantized, and every candidate is measured against the torch model.
 
@@ -119,80 +119,82 @@ def build(
 
     Raises:
         EdgekitError: When the build fails. The subclass says which of model, samples, target, export, budget or disk is
-            at fault; nothing is left at ``out``.
+            at fault. Nothing is written to ``out``: a bundle that was there stays as it was.
     """
     start = time.perf_counter()
-    # The request: one that cannot be met is refused here, before anything is loaded.
+    # Refuse a request that cannot be met before anything is loaded.
     if not isinstance(model, TorchModule):
         check_path(model.file if isinstance(model, OnnxModel) else model, "model")
     chosen = options or BuildOptions()
     request = read_request(model, samples=samples, eval=eval, out=out, target=target, options=chosen)
-    # The model: its config tells the task, and so how samples are read.
-    origin = request.model.read()
-    _LOG.info("model %s (%s), task %s, target %s", origin.model_id, origin.revision, origin.task, request.target.name)
-    files = read_samples(request, origin.task)
-    _LOG.info("samples: %d calibration rows, %d evaluation rows", len(files.calibration), len(files.evaluation))
+    # The config of the model names the task, and the task decides how samples are read.
+    source_model = request.model.read()
+    identity = (source_model.model_id, source_model.revision, source_model.task, request.target.name)
+    _LOG.info("model %s (%s), task %s, target %s", *identity)
+    data = read_samples(request, source_model.task)
+    _LOG.info("samples: %d calibration rows, %d evaluation rows", len(data.calibration), len(data.evaluation))
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
         scratch = Path(folder)
+        # A cache in the scratch folder needs no limit: it goes with the folder.
         cache = Cache(scratch / "cache", math.inf) if chosen.no_cache else Cache()
         steps = StepCache(scratch, progress, cache, replay=request.replayed is not None, rerace=chosen.rerace)
 
-        # The task: it checks the rows and reads the labels. Errors in them are reported now, not after the export.
-        bound = with_metric(origin.save_assets(scratch / "assets"), request.metric)
-        check_samples(request, files, bound)
-        rows = checks.read_labels(bound, files.evaluation)
-        test_rows = None if files.test is None else checks.read_labels(bound, files.test)
+        # Check the rows and read the labels now, so that errors in them are not reported after a long export.
+        task = with_metric(source_model.save_assets(scratch / "assets"), request.metric)
+        check_samples(request, data, task)
+        rows = checks.read_labels(task, data.evaluation)
+        test_rows = None if data.test is None else checks.read_labels(task, data.test)
 
-        # The reference: what torch answers to the labelled rows. A model that is no better than chance is no reference.
-        export_model(steps, origin, files.calibration)
-        outputs = reference_outputs(steps, origin, files.evaluation)
-        evaluation = EvaluationSet(files.evaluation, rows, outputs, request.metric)
+        # Torch's answers to the labelled rows are the reference. A model that is no better than chance is refused as one.
+        # The export comes first, so that a model that cannot be exported is refused before torch answers all rows.
+        export_model(steps, source_model, data.calibration)
+        outputs = reference_outputs(steps, source_model, data.evaluation)
+        evaluation = EvaluationSet(data.evaluation, rows, outputs, request.metric)
         test_set = None
-        if files.test is not None and test_rows is not None:
-            outputs = reference_outputs(steps, origin, files.test)
-            test_set = EvaluationSet(files.test, test_rows, outputs, request.metric)
+        if data.test is not None and test_rows is not None:
+            outputs = reference_outputs(steps, source_model, data.test)
+            test_set = EvaluationSet(data.test, test_rows, outputs, request.metric)
         doubt = check_reference(evaluation, chosen.accept_reference)
         if doubt is not None:
             _LOG.info("reference: %s, %s %s", doubt.outcome, doubt.score_name, doubt.value)
-        provenance = describe_provenance(steps, origin.digest, files.calibration, files.evaluation, chosen.seed)
+        provenance = describe_provenance(steps, source_model.digest, data.calibration, data.evaluation, chosen.seed)
         ctx = BuildContext(
-            request.target, evaluation, files.calibration, origin.digest, steps, record.Record(cpu_name()),
+            request.target, evaluation, data.calibration, source_model.digest, steps, record.Record(cpu_name()),
             strict=chosen.strict, deadline=request.deadline, provenance=provenance, replayed=request.replayed,
         )  # fmt: skip
 
-        # The models that compete: the model itself and its students, each exported and with its calibration feeds.
-        models = make_models(ctx, origin, request, files)
-        entries = [prepare_model(ctx, student, model) for student, model in models.sources.items()]
-        origin.release()
+        # Students compete with the model itself. Torch is not needed after they are exported, so its memory is freed.
+        models = make_models(ctx, source_model, request, data)
+        entries = [prepare_model(ctx, name, source) for name, source in models.sources.items()]
+        source_model.release()
 
         test_notes = test_rows.notes if test_rows is not None else ()
         doubt_note = doubt.said if doubt else ""
-        noted = (
-            *origin.notes,
-            *checks.cut_notes(bound, {"calibration": files.calibration, "evaluation": files.evaluation}),
+        base_notes = (
+            *source_model.notes,
+            *checks.cut_notes(task, {"calibration": data.calibration, "evaluation": data.evaluation}),
             *rows.notes,
             *test_notes,
             *filter(None, (doubt_note, rows.note)),
             *request.left_out,
-            *checks.notes(request.target, files.calibration, entries[0].sizes),
+            *checks.notes(request.target, data.calibration, entries[0].sizes),
         )
 
         def describe(ctx: BuildContext, choice: Choice, engines: Verified) -> Manifest:
-            notes = [*noted, *filter(None, [models.trimmed.get(choice.winner.model)]), *ctx.notes]
+            notes = [*base_notes, *filter(None, [models.trimmed.get(choice.winner.model)]), *ctx.notes]
             return complete_manifest(ctx, request, choice, engines, notes, doubt)
 
-        # The search: every method makes candidates, which answer the rows and race. The fastest one inside the budget
-        # wins, and its bundle is completed.
+        # Every method makes candidates, which answer the rows and are timed. The fastest one inside the budget wins.
         with checks.explain_saturation(request.target):
-            whole = choose_whole(ctx, entries, describe)
+            result = search_bundle(ctx, entries, describe)
 
-        # The test set: the frozen choice meets it once.
-        held_out, notes_on_test = score_test_set(ctx, whole.choice, test_set)
+        # Only the frozen choice is scored on the test set, once, so that the score is not biased by the choice.
+        held_out, notes_on_test = score_test_set(ctx, result.choice, test_set)
 
-        # The bundle: its manifest says all of this.
-        manifest = replace(whole.manifest, held_out=held_out, notes=(*whole.manifest.notes, *notes_on_test))
+        manifest = replace(result.manifest, held_out=held_out, notes=(*result.manifest.notes, *notes_on_test))
         progress("write", 0, 0)
-        files_of = {**whole.files, record.FILE: ctx.recorded.text().encode()}  # with what the test set took
+        # The record was complete but for the answers to the test set.
+        files_of = {**result.files, record.FILE: ctx.recorded.text().encode()}
         bundle = assemble.write(
             request.out, manifest, files_of, force=chosen.force, allow_downgrade=chosen.allow_downgrade
         )

@@ -26,7 +26,9 @@ def token_names(data: Mapping[str, Any]) -> dict[int, str]:
 
 
 def kept_ids(data: Mapping[str, Any], used: set[int], special: set[int]) -> list[int]:
-    """Return the ids to keep, ascending: used, special and added tokens, and those without which a text would change.
+    """Return the ids of the tokens to keep, ascending.
+
+    These are used, special and added tokens, and tokens whose removal would change how some text is tokenized.
 
     Args:
         data: Content of ``tokenizer.json``.

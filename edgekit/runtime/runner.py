@@ -37,8 +37,8 @@ class GraphRunner:
         loop: Name of a module in ``runtime/loops/``, or of an installed loop.
         shapes: Bucket edges along the first variable axis, ascending.
         batch: Largest number of rows of one call.
-        max_tokens: Largest product of rows and padded size of one call, except for a single row; 0 if only ``batch``
-            limits it.
+        max_tokens: Token limit of a call: rows times padded length. A single row may exceed it; 0 for no limit beside
+            ``batch``.
         streams: Number of concurrent calls.
         name: Subject of error messages, e.g. ``static on onnxruntime``.
         options: Options of the loop.

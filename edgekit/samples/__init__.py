@@ -32,7 +32,16 @@ from edgekit.samples._columns import (
     resolve_columns,
 )
 from edgekit.samples._decode import GZIP
-from edgekit.samples._files import FILE_TYPES, SUFFIXES, Recipe, detect_type, get_suffix, hash_file, locate, shipped
+from edgekit.samples._files import (
+    FILE_TYPES,
+    SUFFIXES,
+    CalibrationFile,
+    detect_type,
+    get_suffix,
+    hash_file,
+    locate,
+    shipped,
+)
 from edgekit.samples._header import is_header
 from edgekit.samples._memory import RowTable, collect, collect_all, hash_rows
 from edgekit.samples._records import iterate_records
@@ -50,7 +59,7 @@ __all__ = [
     "MOST_VALUES",
     "NO_VALUE",
     "SEVERAL",
-    "Recipe",
+    "CalibrationFile",
     "RowTable",
     "Sample",
     "Samples",
@@ -212,7 +221,7 @@ def read(
 
 def _read_recipe(file: Path, named: Mapping[str, str], slices: Sequence[str], modality: Modality) -> Samples:
     """Return the samples that a calibration TOML names."""
-    recipe = parse(Recipe, read_toml(file), f"calibration {file.name}")
+    recipe = parse(CalibrationFile, read_toml(file), f"calibration {file.name}")
     source = file.parent / recipe.file
     if source.suffix.lower() == ".toml":
         raise SamplesError(

@@ -70,8 +70,8 @@ def hash_file(file: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """A ``calibration/*.toml``.
+class CalibrationFile:
+    """Content of a ``calibration/*.toml``.
 
     Attributes:
         name: Name of the sample set.

@@ -114,14 +114,15 @@ def _check_header(header: Sequence[str], file: Path) -> None:
     Columns without a name, as spreadsheet programs leave them at the right, are ignored.
 
     Raises:
-        SamplesError: If one does.
+        SamplesError: If a column name occurs twice.
     """
     positions: dict[str, list[int]] = {}
     for position, name in enumerate(header, 1):
         positions.setdefault(name, []).append(position)
     for name, columns in positions.items():
         if name and len(columns) > 1:
-            # Without a header this is the first row, and its text is private: quote only what looks like a name.
+            # If the file has no header, this is the first row, and rows must not appear in messages: quote only what looks
+            # like a column name.
             is_name = len(name) <= _LONGEST_NAME and len(name.split()) <= _MOST_WORDS
             label = f"'{name}'" if is_name else f"of {len(name)} characters"
             raise SamplesError(
@@ -137,14 +138,16 @@ def _describe_width(file: Path, line: int, cells: int, columns: int, delimiter: 
     problem = f"{file}, line {line} has {comparison} cells than the header has columns ({cells}, {columns})"
     if cells > columns:
         return f"{problem}. Quote cells that contain {_NAMES[delimiter]}."
-    return f"{problem}. Give every row all cells, including empty ones, or quote a cell with a line break."
+    return (
+        f"{problem}. Each row needs as many cells as the header, including empty ones. Quote a cell with a line break."
+    )
 
 
 def _detect_delimiter(text: str, file: Path, kind: str, requested: Collection[str], roles: Collection[str]) -> str:
     """Return the default delimiter of the file type, unless only another one yields the requested columns.
 
     Raises:
-        SamplesError: If several other delimiters do.
+        SamplesError: If several other delimiters yield the requested columns.
     """
     default = "," if kind == "csv" else "\t"
     others = [delimiter for delimiter in DELIMITERS if delimiter != default]
@@ -160,7 +163,7 @@ def _detect_delimiter(text: str, file: Path, kind: str, requested: Collection[st
         several = [delimiter for delimiter, names in headers.items() if len(names) > 1]
         candidates = [delimiter for delimiter in several if _parse_quoted(text, delimiter).is_valid]
     elif len(candidates) > 1:
-        # E.g. a column name that contains another delimiter.
+        # A column name may contain another delimiter, so a header alone does not decide.
         valid = [d for d in candidates if d == default or _parse_quoted(text, d).is_valid]
         candidates = valid or candidates
     if default in candidates or not candidates:
@@ -191,7 +194,7 @@ def _parse_quoted(text: str, delimiter: str) -> _Parsed:
     line = 1
     try:
         for cells in reader:
-            if cells:  # An empty line has no cells.
+            if cells:  # An empty line has no cells and is no row.
                 rows.append((line, cells))
             line = reader.line_num + 1
     except csv.Error as problem:
@@ -218,8 +221,8 @@ def _choose_quoting(text: str, file: Path, quoted: _Parsed) -> _Parsed:
     """Return a TSV as parsed with or without quoting, whichever is the only correct one.
 
     A writer that quotes cells puts a cell with quotes into quotes, and doubles the quotes inside. Any cell that breaks
-    this rule shows that quotes are text. If no cell does, quotes are syntax if only that yields rows of one width, if a
-    header cell is quoted, or if a quoted cell has doubled quotes.
+    this rule shows that quotes are text. Otherwise quotes are syntax in any of three
+    cases: only that yields rows of one width, a header cell is quoted, or a quoted cell has doubled quotes.
 
     Args:
         text: Text of the file.
@@ -230,12 +233,12 @@ def _choose_quoting(text: str, file: Path, quoted: _Parsed) -> _Parsed:
         SamplesError: If both ways are possible.
     """
     unquoted = _parse_unquoted(text)
-    has_syntax = _has_valid_quotes(text)
+    follows_rules = _has_valid_quotes(text)
     if not unquoted.is_valid:
-        if (quoted.is_valid and has_syntax) or quoted.faulty_line > unquoted.faulty_line:
+        if (quoted.is_valid and follows_rules) or quoted.faulty_line > unquoted.faulty_line:
             return quoted
         return unquoted
-    if not quoted.is_valid or not has_syntax:
+    if not quoted.is_valid or not follows_rules:
         return unquoted
     cells = [(line, cell) for line, row in unquoted.rows for cell in row if cell.startswith(_QUOTE)]
     if any(map(_is_quoted, unquoted.rows[0][1])):

@@ -1,4 +1,4 @@
-"""Rows of a sample file one after another, for predictions: without labels, and larger than memory.
+"""Stream the rows of a sample file for prediction. Labels are not needed, and the file may exceed memory.
 
 JSON Lines and Parquet files are read only as far as the caller iterates. A table (CSV, TSV) or a JSON array is read
 whole, because its dialect depends on all of its content.

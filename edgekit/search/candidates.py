@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from edgekit.search.record import Candidate, CandidateResult, Race
     from edgekit.spec.manifest import Trial
 
-__all__ = ["Whole", "choose_whole", "describe_disturbance"]
+__all__ = ["SearchResult", "describe_disturbance", "search_bundle"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ _STATIC_GAIN = 2.0  # Largest gain from static shapes that was ever measured.
 
 
 @dataclass(frozen=True)
-class Whole:
+class SearchResult:
     """Complete content of a bundle.
 
     Attributes:
@@ -58,9 +58,9 @@ class Whole:
     files: Mapping[str, Path | bytes]
 
 
-def choose_whole(
+def search_bundle(
     ctx: BuildContext, models: Sequence[ModelEntry], describe: Callable[[BuildContext, Choice, Verified], Manifest]
-) -> Whole:
+) -> SearchResult:
     """Search for the winner, and add what devices need beyond graphs: engines and golden inputs with their answers.
 
     Candidates are first judged by the size of their graphs and assets. If the winner's complete bundle is too large,
@@ -88,13 +88,15 @@ def choose_whole(
         manifest = describe(ctx, choice, engines)
         size_mb = _bundle_mb(manifest, files)
         # Engines and further variants do not count: they are not part of every bundle.
-        beside_mb = size_mb - winner.bundle.size / 2**20 - choose.files_mb(choice.files)
-        beside_mb += choose.files_mb(winner.files)
-        beside_mb -= choose.files_mb(engines.files)
+        overhead_mb = size_mb - winner.bundle.size / 2**20 - choose.files_mb(choice.files)
+        overhead_mb += choose.files_mb(winner.files)
+        overhead_mb -= choose.files_mb(engines.files)
         if limit_mb is None or size_mb <= limit_mb + 1e-9:
-            judged = tuple(replace(trial, size_mb=trial.size_mb - ctx.beside_mb + beside_mb) for trial in choice.trials)
-            return Whole(replace(choice, trials=judged), replace(manifest, trials=judged), files)
-        if beside_mb <= ctx.beside_mb + 1e-9:
+            judged = tuple(
+                replace(trial, size_mb=trial.size_mb - ctx.overhead_mb + overhead_mb) for trial in choice.trials
+            )
+            return SearchResult(replace(choice, trials=judged), replace(manifest, trials=judged), files)
+        if overhead_mb <= ctx.overhead_mb + 1e-9:
             if len(choice.variants) == 1:
                 engine = f", of which its engine takes {choose.files_mb(engines.files):.3g} MB" if engines.files else ""
                 raise BudgetError(
@@ -104,7 +106,9 @@ def choose_whole(
                 )
             max_variants = 1
         # A search that finished in time is repeated from the cache. Notes on the first choice do not hold for the next.
-        ctx = replace(ctx, beside_mb=max(ctx.beside_mb, beside_mb), notes=dict(initial_notes), repeated=not ctx.late)
+        ctx = replace(
+            ctx, overhead_mb=max(ctx.overhead_mb, overhead_mb), notes=dict(initial_notes), repeated=not ctx.late
+        )
 
 
 def _bundle_mb(manifest: Manifest, files: Mapping[str, Path | bytes]) -> float:
@@ -224,7 +228,7 @@ class _HostSearch:
             self._ctx.note("The time allowed was used up: other shapes, threads and batch sizes were not tried.")
             return []
         if target.use == "throughput":
-            batched = [c for c in vary.for_throughput(early.candidates[best], target) if c not in early.candidates]
+            batched = [c for c in vary.throughput_variants(early.candidates[best], target) if c not in early.candidates]
             return self._select_best_rates(batched)
         variations: list[Candidate] = []
         if target.shapes is None:
@@ -273,7 +277,7 @@ class _HostSearch:
 
     def _trials(self, candidates: Sequence[Candidate], results: Sequence[CandidateResult], race: Race) -> list[Trial]:
         limit = self._ctx.target.budget.accuracy_drop
-        return choose.trials(candidates, results, race, self._ctx.evaluation, limit, self._ctx.beside_mb)
+        return choose.trials(candidates, results, race, self._ctx.evaluation, limit, self._ctx.overhead_mb)
 
     def _can_win(self, trial: Trial) -> bool:
         """Return whether a trial of the first race may win the last one.

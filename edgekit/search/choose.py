@@ -66,7 +66,7 @@ def trials(
     race: Race | None,
     evaluation: EvaluationSet,
     limit: float | None = None,
-    beside_mb: float = 0.0,
+    overhead_mb: float = 0.0,
 ) -> list[Trial]:
     """Combine the measurements of each candidate, without verdicts.
 
@@ -76,17 +76,17 @@ def trials(
         race: Times of the candidates; None if this machine cannot time them for the device.
         evaluation: Rows that were predicted.
         limit: Accuracy drop of the budget, from which the allowed drop of a label's recall follows; None for no limit.
-        beside_mb: Size of each bundle apart from graphs and assets, in MiB.
+        overhead_mb: Size of each bundle apart from graphs and assets, in MiB.
     """
     measured = [
-        _trial(candidate, result, evaluation, limit, beside_mb)
+        _trial(candidate, result, evaluation, limit, overhead_mb)
         for candidate, result in zip(candidates, results, strict=True)
     ]
     return measured if race is None else timed(measured, race)
 
 
 def _trial(
-    candidate: Candidate, result: CandidateResult, evaluation: EvaluationSet, limit: float | None, beside_mb: float
+    candidate: Candidate, result: CandidateResult, evaluation: EvaluationSet, limit: float | None, overhead_mb: float
 ) -> Trial:
     variant = candidate.variant
     costs = result.costs
@@ -107,7 +107,7 @@ def _trial(
         p90_ms=0.0,
         first_answer_ms=costs.first_answer_ms,
         memory_mb=costs.memory_mb,
-        size_mb=candidate.bundle.size / 2**20 + beside_mb,
+        size_mb=candidate.bundle.size / 2**20 + overhead_mb,
         shapes=variant.shapes,
         threads=variant.threads,
         streams=variant.streams,

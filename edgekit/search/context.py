@@ -116,7 +116,7 @@ class BuildContext:
         deadline: Value of ``time.monotonic()`` after which no further variation is tried, or None.
         provenance: Origin of the bundle, as recorded in its manifest.
         replayed: Record that replaces measured costs and times, or None.
-        beside_mb: Size of all parts of a bundle except graphs and assets, as far as it is known, in MiB.
+        overhead_mb: Size of all parts of a bundle except graphs and assets, as far as it is known, in MiB.
         repeated: Whether this is a second pass over a search that finished in time. It leaves nothing out.
         notes: Notes on the search, one sentence each, as the keys of an ordered set.
     """
@@ -131,7 +131,7 @@ class BuildContext:
     deadline: float | None = None
     provenance: Mapping[str, str] = field(default_factory=dict)
     replayed: Record | None = None
-    beside_mb: float = 0.0
+    overhead_mb: float = 0.0
     repeated: bool = False
     notes: dict[str, None] = field(default_factory=dict)
 

@@ -46,7 +46,7 @@ def choose_for_device(ctx: BuildContext, candidates: Sequence[Candidate], max_va
     reasons: list[str] = []
     for candidate, result, trouble in settled:
         (trial,) = choose.trials(
-            [candidate], [result], None, ctx.evaluation, target.budget.accuracy_drop, ctx.beside_mb
+            [candidate], [result], None, ctx.evaluation, target.budget.accuracy_drop, ctx.overhead_mb
         )
         trials.append(trial)
         reasons.append(trouble or rejections.excess(trial, judgeable_budget, ctx.strict, higher_is_better))

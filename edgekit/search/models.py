@@ -96,7 +96,7 @@ def make_models(ctx: BuildContext, model: Source, request: BuildRequest, files: 
     if request.tokens is not None:
         # An invalid token list must fail before a student is trained.
         trim_vocabulary(ctx.cache, model, files.vocabulary, request.tokens, files.evaluation)
-    sample_files = (files.whole, files.evaluation, files.test, *files.training)
+    sample_files = (files.pool, files.evaluation, files.test, *files.training)
     for student in request.students:
         student.check(model, [file for file in sample_files if file is not None])
     models = Models({"": model})

@@ -56,8 +56,8 @@ class ModelRequest:
     Attributes:
         model: Folder, hub id, ONNX file or torch module.
         revision: Branch, tag or commit of a hub id.
-        options: Options of the model's head and processor that replace statements of its files, or that a module's
-            config lacks. Options that are None are ignored.
+        options: Options of the model's head and processor that override its files, or that the config of a module
+            lacks. Options that are None are ignored.
     """
 
     model: ModelSource
@@ -137,7 +137,7 @@ class BuildSamples:
     """The samples of a build.
 
     Attributes:
-        whole: All rows of the source from which the calibration rows are chosen.
+        pool: All rows of the source from which the calibration rows are chosen.
         calibration: Rows for quantization ranges.
         evaluation: Labelled rows on which candidates are scored.
         test: Labelled rows on which the winner is scored once, or None.
@@ -145,7 +145,7 @@ class BuildSamples:
         vocabulary: Rows whose tokens stay in the vocabulary.
     """
 
-    whole: Samples
+    pool: Samples
     calibration: Samples
     evaluation: Samples
     test: Samples | None
@@ -282,8 +282,8 @@ def read_samples(request: BuildRequest, task: str) -> BuildSamples:
     def read_labelled(file: SampleSource) -> Samples:
         return samples.read(file, columns, modality=modality)
 
-    whole = read_unlabelled(request.samples)
-    calibration = whole.take(options.calibration_rows, options.seed)
+    pool = read_unlabelled(request.samples)
+    calibration = pool.take(options.calibration_rows, options.seed)
     evaluation = read_labelled(request.eval)
     test = None if options.test is None else read_labelled(options.test)
     training: Sequence[Samples] = []
@@ -292,7 +292,7 @@ def read_samples(request: BuildRequest, task: str) -> BuildSamples:
     vocabulary: list[Samples] = []
     if options.vocabulary == FROM_SAMPLES:
         vocabulary = [read_unlabelled(file) for file in (request.samples, *options.distill_samples)]
-    return BuildSamples(whole, calibration, evaluation, test, training, vocabulary)
+    return BuildSamples(pool, calibration, evaluation, test, training, vocabulary)
 
 
 def check_samples(request: BuildRequest, files: BuildSamples, task: Task) -> None:
@@ -309,4 +309,4 @@ def check_samples(request: BuildRequest, files: BuildSamples, task: Task) -> Non
     checks.check_calibration(task, files.calibration, request.target)
     if request.options.strict:
         checks.check_strict(task, request.target, files.evaluation)
-    checks.check_rows(task, (files.whole, files.evaluation, files.test, *files.training))
+    checks.check_rows(task, (files.pool, files.evaluation, files.test, *files.training))

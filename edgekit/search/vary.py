@@ -19,9 +19,9 @@ from edgekit.spec.target import Target
 __all__ = [
     "MOST_BUCKETS",
     "better_buckets",
-    "buckets_under",
     "choose_buckets",
-    "for_throughput",
+    "max_buckets_within",
+    "throughput_variants",
     "with_buckets",
     "with_other_threads",
 ]
@@ -87,7 +87,7 @@ def better_buckets(
     static_ms = _fit_line(padded_lengths, guess_ms[fits])
     most = MOST_BUCKETS
     if limit_mb is not None:
-        most = buckets_under(limit_mb, MOST_BUCKETS, (0, memory_mb[0]), (len(edges), memory_mb[1]))
+        most = max_buckets_within(limit_mb, MOST_BUCKETS, (0, memory_mb[0]), (len(edges), memory_mb[1]))
     best_edges = choose_buckets(lengths, static_ms, most, dynamic_ms)
     if not best_edges or best_edges == guess.variant.shapes:
         return None
@@ -100,7 +100,7 @@ def with_other_threads(candidate: Candidate) -> list[Candidate]:
     return [replace(candidate, variant=replace(candidate.variant, threads=n)) for n in counts]
 
 
-def for_throughput(candidate: Candidate, target: Target) -> list[Candidate]:
+def throughput_variants(candidate: Candidate, target: Target) -> list[Candidate]:
     """Return the candidate with each batch size that the target allows, on one stream and on one stream per thread.
 
     If the candidate runs rows one by one, only the streams vary.
@@ -208,7 +208,7 @@ def choose_buckets(
     return tuple(reversed(edges))
 
 
-def buckets_under(limit_mb: float, most: int, few: tuple[int, float], many: tuple[int, float]) -> int:
+def max_buckets_within(limit_mb: float, most: int, smaller: tuple[int, float], larger: tuple[int, float]) -> int:
     """Return the largest number of buckets that fits into a memory limit, on a line through two measurements.
 
     In OpenVINO the buckets of a model share the packed weights, so that each bucket adds about the same few MB.
@@ -216,16 +216,16 @@ def buckets_under(limit_mb: float, most: int, few: tuple[int, float], many: tupl
     Args:
         limit_mb: Memory limit of the process in MiB.
         most: Upper limit of the result.
-        few: Number of buckets (0 for dynamic shapes) and memory in MiB.
-        many: Larger number of buckets and memory in MiB.
+        smaller: Number of buckets (0 for dynamic shapes) and memory in MiB.
+        larger: Larger number of buckets and memory in MiB.
 
     Returns:
         Number of buckets, 0 to ``most``. It is also 0 if not even dynamic shapes fit.
     """
-    bucket_mb = (many[1] - few[1]) / (many[0] - few[0])
+    bucket_mb = (larger[1] - smaller[1]) / (larger[0] - smaller[0])
     if bucket_mb <= 0:
         # The difference is within the noise between two processes.
-        return most if max(few[1], many[1]) <= limit_mb else 0
+        return most if max(smaller[1], larger[1]) <= limit_mb else 0
     # The small addend makes a number that exactly meets the limit count as fitting.
-    fitting = few[0] + math.floor((limit_mb - few[1]) / bucket_mb + 1e-9)
+    fitting = smaller[0] + math.floor((limit_mb - smaller[1]) / bucket_mb + 1e-9)
     return max(0, min(most, fitting))

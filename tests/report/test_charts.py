@@ -19,10 +19,10 @@ from edgekit.report.render.charts.pareto import Point, pareto
 from edgekit.report.render.charts.svg import (
     Head,
     Scale,
-    alone,
-    around,
+    standalone_svg,
+    padded_range,
     clean,
-    fit,
+    truncate,
     log_ticks,
     minus,
     plain,
@@ -119,17 +119,17 @@ def test_scales():
 
 @pytest.mark.parametrize("values", [[0.0], [5.0, 5.0], [-2.0, 7.0], [1e9, 1e9], [1e-12]])
 def test_an_axis_has_a_length(values):
-    low, high = around(values)
+    low, high = padded_range(values)
     assert low < min(values)
     assert high > max(values)
 
 
 def test_texts_fit():
-    assert fit("short", 100) == "short"
-    assert fit("a long name that goes on", 62).endswith("…")
-    assert width(fit("a long name that goes on", 62)) <= 62
+    assert truncate("short", 100) == "short"
+    assert truncate("a long name that goes on", 62).endswith("…")
+    assert width(truncate("a long name that goes on", 62)) <= 62
     assert width("日本") == 2 * width("ab"), "wide letters are as wide as two"
-    assert fit("a\nb\x00", 100) == "a b\ufffd"
+    assert truncate("a\nb\x00", 100) == "a b\ufffd"
     assert clean("\ud800\x1b<") == "\ufffd\ufffd<"
 
 
@@ -253,7 +253,7 @@ def test_a_front_of_one_and_of_equals():
 
 
 def test_a_picture_alone_is_a_file():
-    root = ElementTree.fromstring(alone(forest(HEAD, [Interval("a", 0.1, 0.0, 0.2)], "drop"), 360, 64))
+    root = ElementTree.fromstring(standalone_svg(forest(HEAD, [Interval("a", 0.1, 0.0, 0.2)], "drop"), 360, 64))
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert (root.get("width"), root.get("height")) == ("360", "64")
     assert root[0].tag.endswith("title"), "a title comes first"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from edgekit.search.vary import buckets_under, choose_buckets
+from edgekit.search.vary import max_buckets_within, choose_buckets
 
 LONGEST = 12
 times = st.lists(st.floats(0.125, 50), min_size=LONGEST + 1, max_size=LONGEST + 1)
@@ -89,18 +89,18 @@ def test_a_whole_histogram():
 )
 def test_buckets_under_a_limit(limit, expected):
     """100 MB and 10 for each bucket, measured with none and with four."""
-    assert buckets_under(limit, 8, (0, 100.0), (4, 140.0)) == expected
-    assert buckets_under(limit, 8, (2, 120.0), (8, 180.0)) == expected
+    assert max_buckets_within(limit, 8, (0, 100.0), (4, 140.0)) == expected
+    assert max_buckets_within(limit, 8, (2, 120.0), (8, 180.0)) == expected
 
 
 @given(st.floats(10, 1000), st.floats(0.125, 50), st.floats(0, 2000), st.integers(0, 3), st.integers(4, 9))
 def test_the_number_keeps_the_limit_and_one_more_does_not(base, each, limit, few, many):
-    found = buckets_under(limit, 12, (few, base + few * each), (many, base + many * each))
+    found = max_buckets_within(limit, 12, (few, base + few * each), (many, base + many * each))
     slack = 1e-6 * (base + limit)
     assert found == 0 or base + found * each <= limit + slack
     assert found == 12 or base + (found + 1) * each > limit - slack
 
 
 def test_memory_that_does_not_grow():
-    assert buckets_under(130, 8, (0, 120.0), (4, 119.0)) == 8
-    assert buckets_under(119.5, 8, (0, 120.0), (4, 119.0)) == 0
+    assert max_buckets_within(130, 8, (0, 120.0), (4, 119.0)) == 8
+    assert max_buckets_within(119.5, 8, (0, 120.0), (4, 119.0)) == 0

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edgekit import backends
 from edgekit.bundle.trust import Bundle
 from edgekit.search.record import Candidate, Race
-from edgekit.search.vary import MOST_BUCKETS, better_buckets, for_throughput, with_buckets, with_other_threads
+from edgekit.search.vary import MOST_BUCKETS, better_buckets, throughput_variants, with_buckets, with_other_threads
 from edgekit.spec.manifest import Manifest, Variant
 from edgekit.spec.target import Target
 
@@ -192,7 +192,7 @@ def test_other_threads(monkeypatch, cpus, own, others):
 )
 def test_every_batch_on_one_stream_and_on_a_stream_for_each_thread(threads, most, streams, batches):
     start = candidate(threads=threads, shapes=(8, 16), rows="together")
-    made = for_throughput(start, Target("t", "d", ("openvino",), ("static",), max_batch=most, use="throughput"))
+    made = throughput_variants(start, Target("t", "d", ("openvino",), ("static",), max_batch=most, use="throughput"))
     assert [(c.variant.streams, c.variant.batch) for c in made] == [(s, b) for s in streams for b in batches]
     assert all(replace(c.variant, streams=1, batch=0) == replace(start.variant, shapes=()) for c in made), (
         "batches have no buckets"
@@ -200,7 +200,7 @@ def test_every_batch_on_one_stream_and_on_a_stream_for_each_thread(threads, most
 
 
 def test_rows_that_run_alone_have_no_batches():
-    made = for_throughput(
+    made = throughput_variants(
         candidate(threads=4, rows="alone"), Target("t", "d", ("openvino",), ("static",), max_batch=32, use="throughput")
     )
     assert [(c.variant.streams, c.variant.batch) for c in made] == [(1, 1), (4, 1)]

@@ -8,18 +8,18 @@ from edgekit.report.render.charts.svg import (
     WIDTH,
     Head,
     Scale,
-    around,
     axis_below,
     axis_beside,
     box,
     cross,
     diamond,
     dot,
-    key,
-    letters,
+    legend,
     line,
+    padded_range,
     picture,
     plain,
+    text_element,
     ticks,
 )
 
@@ -37,7 +37,9 @@ _WORDS = {
 
 
 def margins(head: Head, points: Sequence[tuple[str, float, float]]) -> str:
-    """Return the margins of different answers: before on the x axis, now on the y axis. At the top right both are sure.
+    """Return the confidence margins of rows with another answer: before on the x axis, now on the y axis.
+
+    At the top right, both models are confident.
 
     Args:
         head: Name and title of the figure.
@@ -59,12 +61,12 @@ def margins(head: Head, points: Sequence[tuple[str, float, float]]) -> str:
             parts.append(dot(x(before), y(now), "d b", 3.2))
         else:
             parts.append(dot(x(before), y(now), "d a", 2.8))
-    parts.append(letters(_LEFT + _SIDE / 2, _TOP + _SIDE + 29, "margin before", "m", "m"))
+    parts.append(text_element(_LEFT + _SIDE / 2, _TOP + _SIDE + 29, "margin before", "m", "m"))
     middle = _TOP + _SIDE / 2
-    parts.append(f'<g transform="rotate(-90 10 {middle})">{letters(10, middle, "margin now", "m", "m")}</g>')
+    parts.append(f'<g transform="rotate(-90 10 {middle})">{text_element(10, middle, "margin now", "m", "m")}</g>')
     kinds = {kind for kind, _, _ in points}
     marks = [(_MARKS[kind], words) for kind, words in _WORDS.items() if kind in kinds]
-    below, last = key(marks, _TOP + _SIDE + 48)
+    below, last = legend(marks, _TOP + _SIDE + 48)
     return picture(head, last + 10, [*parts, *below])
 
 
@@ -75,12 +77,12 @@ def between(head: Head, rows: Sequence[tuple[str, float, float, float]]) -> str:
         head: Name and title of the figure.
         rows: Rows (name, floor, value, ceiling), at least one.
     """
-    low, high = around([0.0, 1.0, *(value for _, *values in rows for value in values)], 0.02)
+    low, high = padded_range([0.0, 1.0, *(value for _, *values in rows for value in values)], 0.02)
     x = Scale(low, high, 8, WIDTH - 8)
     y = 4.0
     parts: list[str] = []
     for label, floor, value, ceiling in rows:
-        parts.append(letters(8, y + 10, label, "h"))
+        parts.append(text_element(8, y + 10, label, "h"))
         y += 26
         parts += [
             line(x.start, y, x.end, y, "g"),
@@ -96,5 +98,5 @@ def between(head: Head, rows: Sequence[tuple[str, float, float, float]]) -> str:
     parts += axis_below(x, values, plain(values), y + 10)
     ends = line(1, -6, 1, 6, "z") + box(1, -4, 16, 8, "band") + line(17, -6, 17, 6, "z")
     marks = [(diamond(9, 0, "d b"), "the two models"), (ends, "from chance to the model against itself")]
-    below, last = key(marks, y + 30)
+    below, last = legend(marks, y + 30)
     return picture(head, last + 10, [*parts, *below])

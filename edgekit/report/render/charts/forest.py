@@ -10,16 +10,16 @@ from edgekit.report.render.charts.svg import (
     WIDTH,
     Head,
     Scale,
-    around,
     box,
     diamond,
-    fit,
-    letters,
     line,
     number,
+    padded_range,
     picture,
     plain,
+    text_element,
     ticks,
+    truncate,
     width,
 )
 
@@ -63,8 +63,8 @@ def forest(head: Head, rows: Sequence[Interval], axis: str, convert: Callable[[f
         convert: Function from values to the numbers of the axis, e.g. from a share to percent.
     """
     values = [value for row in rows for value in (row.value, row.low, row.high, row.limit) if value is not None]
-    low, high = around([0.0, *map(convert, values)], least=1e-4)
-    labels = min(_LABELS, max(width(fit(row.label, _LABELS - 10)) for row in rows) + 10)
+    low, high = padded_range([0.0, *map(convert, values)], least=1e-4)
+    labels = min(_LABELS, max(width(truncate(row.label, _LABELS - 10)) for row in rows) + 10)
     x = Scale(low, high, labels, WIDTH - _RIGHT)
     bottom = _TOP + _ROW * len(rows)
     hatch = f"{head.name}-h"
@@ -86,24 +86,24 @@ def forest(head: Head, rows: Sequence[Interval], axis: str, convert: Callable[[f
     for i, (value, text) in enumerate(zip(marks, texts, strict=True)):
         parts.append(line(x(value), _TOP, x(value), bottom, "g"))
         if (i - marks.index(0.0)) % every == 0:
-            parts.append(letters(x(value), bottom + 14, text, "m", "m"))
+            parts.append(text_element(x(value), bottom + 14, text, "m", "m"))
     parts.append(line(x(0), _TOP - 4, x(0), bottom, "z"))
     for i, row in enumerate(rows):
         parts += _row(row, x, _TOP + i * _ROW, convert)
-    parts.append(letters((labels + WIDTH - _RIGHT) / 2, bottom + 29, axis, "m", "m"))
+    parts.append(text_element((labels + WIDTH - _RIGHT) / 2, bottom + 29, axis, "m", "m"))
     return picture(head, bottom + _BELOW, parts)
 
 
 def _row(row: Interval, x: Scale, top: float, convert: Callable[[float], float]) -> list[str]:
     middle = top + _ROW / 2
-    parts = [letters(0, middle + 3.5, fit(row.label, x.start - 8))]
+    parts = [text_element(0, middle + 3.5, truncate(row.label, x.start - 8))]
     if row.limit is not None:
         limit = x(convert(row.limit))
         parts.append(line(limit, top, limit, top + _ROW, "lim"))
     if row.value is None or row.low is None or row.high is None:
-        text = fit(row.reason or "no estimate", x.end - x.start - 8)
+        text = truncate(row.reason or "no estimate", x.end - x.start - 8)
         parts.append(box(x.start + 2, middle - 7, width(text) + 6, 14, "paper"))
-        parts.append(letters(x.start + 5, middle + 3.5, text, "m i"))
+        parts.append(text_element(x.start + 5, middle + 3.5, text, "m i"))
         return parts
     low = x(convert(row.low))
     high = x(convert(row.high))

@@ -10,17 +10,17 @@ from edgekit.report.render.charts.svg import (
     WIDTH,
     Head,
     Scale,
-    around,
     axis_below,
     axis_beside,
     dot,
-    key,
-    letters,
+    legend,
     line,
     lines,
     log_ticks,
+    padded_range,
     picture,
     plain,
+    text_element,
     ticks,
 )
 from edgekit.spec.subject import ByLength
@@ -47,7 +47,7 @@ def distributions(head: Head, sides: Sequence[tuple[str, str, Sequence[float], S
     low = min(quantiles[0] for _, _, quantiles, _ in sides)
     high = max(quantiles[99] for _, _, quantiles, _ in sides)
     if high / max(low, 1e-9) < _LOGARITHMIC:
-        low, high = around((low, high), 0.04, least=0.02 * high)
+        low, high = padded_range((low, high), 0.04, least=0.02 * high)
     else:
         low = max(low, high / 1e3) / 1.1
         high *= 1.1
@@ -60,7 +60,7 @@ def distributions(head: Head, sides: Sequence[tuple[str, str, Sequence[float], S
     for percentile in _MARKED:
         parts.append(line(_LEFT, y(percentile / 100), WIDTH - _RIGHT, y(percentile / 100), "g dash"))
     for percentile, place in zip(_MARKED, (y(0.5), y(0.9) + 4, y(0.99)), strict=True):
-        parts.append(letters(WIDTH - _RIGHT + 5, place + 3.5, f"p{percentile}", "m"))
+        parts.append(text_element(WIDTH - _RIGHT + 5, place + 3.5, f"p{percentile}", "m"))
     for side, _, quantiles, _ in sides:
         points = [(x(time), y(percent / 100)) for percent, time in enumerate(quantiles) if time <= high]
         parts.append(lines(points, f"l {side}"))
@@ -77,15 +77,15 @@ def lengths(head: Head, sides: Sequence[tuple[str, str, Sequence[ByLength]]]) ->
         sides: One or two sides (``a`` or ``b``, name, groups of texts, at least one).
     """
     groups = [group for _, _, groups_of_side in sides for group in groups_of_side]
-    x = Scale(*around([0, *(group.high for group in groups)], 0, least=1), _LEFT, WIDTH - _RIGHT)
+    x = Scale(*padded_range([0, *(group.high for group in groups)], 0, least=1), _LEFT, WIDTH - _RIGHT)
     top = max(group.p50_ms for group in groups)
     y = Scale(0, top * 1.08 or 1.0, _TOP + _HIGH, _TOP)
     values = ticks(y.low, y.high, 5)
     parts = axis_beside(y, values, plain(values), _LEFT, WIDTH - _RIGHT)
     if y(values[-1]) > _TOP + 12:
-        parts.append(letters(_LEFT - 6, _TOP - 1, "ms", "m", "e"))
+        parts.append(text_element(_LEFT - 6, _TOP - 1, "ms", "m", "e"))
     else:
-        parts.append(letters(_LEFT + 4, _TOP - 1, "ms", "m"))
+        parts.append(text_element(_LEFT + 4, _TOP - 1, "ms", "m"))
     parts += _below(x, "length of the input")
     for side, _, groups_of_side in sides:
         places = [(x((group.low + group.high) / 2), y(group.p50_ms)) for group in groups_of_side]
@@ -108,7 +108,7 @@ def _below(x: Scale, axis: str) -> list[str]:
     parts = [line(x(value), bottom, x(value), bottom + 4, "z") for value in values]
     parts += axis_below(x, values, texts, bottom + 16)
     parts.append(line(x.start, bottom, x.end, bottom, "z"))
-    parts.append(letters((x.start + x.end) / 2, bottom + 31, axis, "m", "m"))
+    parts.append(text_element((x.start + x.end) / 2, bottom + 31, axis, "m", "m"))
     return parts
 
 
@@ -116,5 +116,5 @@ def _with_key(head: Head, parts: list[str], sides: Sequence[tuple[str, str]]) ->
     entries = []
     for side, name in sides:
         entries.append((BEFORE if side == "a" else AFTER, name))
-    below, last = key(entries, _TOP + _HIGH + 50, _LEFT)
+    below, last = legend(entries, _TOP + _HIGH + 50, _LEFT)
     return picture(head, last + 10, [*parts, *below])

@@ -12,20 +12,20 @@ from edgekit.report.render.charts.svg import (
     WIDTH,
     Head,
     Scale,
-    alone,
-    around,
     axis_below,
     axis_beside,
     dot,
-    fit,
-    key,
-    letters,
+    legend,
     line,
     lines,
     log_ticks,
+    padded_range,
     picture,
     plain,
+    standalone_svg,
+    text_element,
     ticks,
+    truncate,
     width,
 )
 from edgekit.spec.errors import UsageError
@@ -37,7 +37,7 @@ _RIGHT = 10
 _BOTTOM = 66
 _LINE = 12
 _NAMED = 6
-"""Largest number of points that all have their name; with more points, only those on the front have it."""
+"""Largest number of points that are all labelled; with more points, only those on the front are."""
 _NAME = 150
 """Largest width of a name."""
 _POSTER_WIDTH = 860
@@ -68,7 +68,7 @@ class Point:
 
 
 def front(points: Sequence[Point], higher_is_better: bool = True) -> list[Point]:
-    """Return the Pareto front, the cheapest first: points that no other beats in cost without a worse score.
+    """Return the Pareto front, the cheapest first: no other point is at least as cheap and as good, and better in one.
 
     Args:
         points: Points in any order.
@@ -97,7 +97,7 @@ def poster(points: Sequence[Point], title: str, cost_label: str, score_label: st
     head = Head("front", title, f"{len(front(points))} of {len(points)} are on the front.")
     look = Look(title, len(points), _POSTER_WIDTH, _POSTER_HEIGHT)
     figure = pareto(head, points, cost_label, score_label, look=look)
-    return alone(figure, _POSTER_WIDTH, _POSTER_HEIGHT)
+    return standalone_svg(figure, _POSTER_WIDTH, _POSTER_HEIGHT)
 
 
 @dataclass(frozen=True)
@@ -106,16 +106,16 @@ class Look:
 
     Attributes:
         heading: Title inside the figure; empty if it is beside the figure.
-        named: Largest number of points that all have their name; with more points, only those on the front and the
-            chosen one have it.
-        wide: Width of the figure, in units.
-        high: Height of the figure, in units.
+        named: Largest number of points that are all labelled; with more points, only those on the front and the
+            chosen one are.
+        width: Width of the figure, in units.
+        height: Height of the figure, in units.
     """
 
     heading: str = ""
     named: int = _NAMED
-    wide: float = WIDTH
-    high: float = 320
+    width: float = WIDTH
+    height: float = 320
 
 
 def pareto(
@@ -150,17 +150,17 @@ def pareto(
     edge = _RIGHT if look.heading else 0
     left = _LEFT + edge
     top = 56 if look.heading else 24
-    right = look.wide - _RIGHT - edge
-    bottom = look.high - _BOTTOM
+    right = look.width - _RIGHT - edge
+    bottom = look.height - _BOTTOM
     frame = (left, top, right, bottom)
     costs = [math.log(point.cost) for point in points]
     room = max(0.12, 0.1 * (max(costs) - min(costs)))
     x = Scale(math.exp(min(costs) - room), math.exp(max(costs) + room), left, right, log=True)
     ends = (bottom, top) if higher_is_better else (top, bottom)
     scores = [value for point in points for value in (point.low, point.score, point.high)]
-    y = Scale(*around(scores, 0.07, least=0.004), *ends)
+    y = Scale(*padded_range(scores, 0.07, least=0.004), *ends)
     best = front(points, higher_is_better)
-    parts = [letters(edge, 24, look.heading, "title")] if look.heading else []
+    parts = [text_element(edge, 24, look.heading, "title")] if look.heading else []
     parts += _axes(frame, x, y, cost_label, score_label)
     marks = [(x(point.cost), y(point.score)) for point in points]
     front_line = [(x(point.cost), y(point.score)) for point in best]
@@ -174,16 +174,16 @@ def pareto(
     named = list(range(len(points)))
     if len(points) > look.named:
         named = [i for i, point in enumerate(points) if point in best or point.chosen]
-    name_room = look.wide / 2 if look.heading else _NAME
-    names = [fit(points[i].name, name_room) for i in named]
+    name_room = look.width / 2 if look.heading else _NAME
+    names = [truncate(points[i].name, name_room) for i in named]
     places = _places(names, [marks[i] for i in named], marks, front_line, frame)
     for i, text, (across, down) in zip(named, names, places, strict=True):
-        parts.append(letters(across, down, text, "halo h" if points[i] in best else "halo"))
+        parts.append(text_element(across, down, text, "halo h" if points[i] in best else "halo"))
     entries = [(AFTER, "on the front"), (dot(9, 0, "d a", 4), "not on it")]
     if any(point.chosen for point in points):
         entries.append(('<circle cx="9" cy="0" r="7" class="ring"/>', "chosen"))
-    below, _ = key(entries, look.high - 10, left)
-    return picture(head, look.high, [*parts, *below], look.wide)
+    below, _ = legend(entries, look.height - 10, left)
+    return picture(head, look.height, [*parts, *below], look.width)
 
 
 def _is_drawable(point: Point) -> bool:
@@ -198,8 +198,8 @@ def _axes(frame: _Frame, x: Scale, y: Scale, cost_label: str, score_label: str) 
     parts += axis_below(x, costs, [f"{cost:g}" for cost in costs], bottom + 15)
     parts += axis_beside(y, scores, plain(scores), left, right)
     parts.append(line(left, bottom, right, bottom, "z"))
-    parts.append(letters((left + right) / 2, bottom + 31, cost_label, "m", "m"))
-    parts.append(letters(left - _LEFT, top - 10, score_label, "m"))
+    parts.append(text_element((left + right) / 2, bottom + 31, cost_label, "m", "m"))
+    parts.append(text_element(left - _LEFT, top - 10, score_label, "m"))
     return parts
 
 

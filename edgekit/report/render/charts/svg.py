@@ -18,8 +18,6 @@ __all__ = [
     "WIDTH",
     "Head",
     "Scale",
-    "alone",
-    "around",
     "axis_below",
     "axis_beside",
     "box",
@@ -27,17 +25,19 @@ __all__ = [
     "cross",
     "diamond",
     "dot",
-    "fit",
-    "key",
-    "letters",
+    "legend",
     "line",
     "lines",
     "log_ticks",
     "minus",
     "number",
+    "padded_range",
     "picture",
     "plain",
+    "standalone_svg",
+    "text_element",
     "ticks",
+    "truncate",
     "width",
 ]
 
@@ -91,7 +91,7 @@ class Scale:
         return self.start + share * (self.end - self.start)
 
 
-def around(values: Iterable[float], room: float = 0.06, least: float = 1e-9) -> tuple[float, float]:
+def padded_range(values: Iterable[float], room: float = 0.06, least: float = 1e-9) -> tuple[float, float]:
     """Return the ends of an axis for values, with some room. The axis always has a length.
 
     Args:
@@ -164,7 +164,7 @@ def width(text: str) -> float:
     return total
 
 
-def fit(text: str, room: float) -> str:
+def truncate(text: str, room: float) -> str:
     """Return a text that fits a width in units, cut with an ellipsis if needed."""
     text = " ".join(clean(text).split())
     if width(text) <= room:
@@ -187,7 +187,7 @@ def _class(kind: str) -> str:
     return f' class="{kind}"' if kind else ""
 
 
-def letters(x: float, y: float, text: str, kind: str = "", anchor: str = "") -> str:
+def text_element(x: float, y: float, text: str, kind: str = "", anchor: str = "") -> str:
     """Return a text element with the classes ``kind``. ``anchor`` is ``m`` for middle, ``e`` for end."""
     classes = " ".join(filter(None, (kind, anchor and f"t{anchor}")))
     return f'<text x="{number(x)}" y="{number(y)}"{_class(classes)}>{escape(clean(text), quote=False)}</text>'
@@ -234,7 +234,7 @@ AFTER = line(0, 0, 18, 0, "l b") + dot(9, 0, "d b", 3)
 """Mark of now in a key."""
 
 
-def key(
+def legend(
     entries: Sequence[tuple[str, str]], y: float, left: float = 0.0, right: float = WIDTH
 ) -> tuple[list[str], float]:
     """Return the key below or above a figure, in as many lines as needed.
@@ -251,12 +251,12 @@ def key(
     parts = []
     x = left
     for mark, text in entries:
-        text = fit(text, right - left - 24)
+        text = truncate(text, right - left - 24)
         wide = 24 + width(text)
         if x > left and x + wide > right:
             x = left
             y += 16
-        parts.append(f'<g transform="translate({number(x)} {number(y)})">{mark}{letters(23, 3.5, text)}</g>')
+        parts.append(f'<g transform="translate({number(x)} {number(y)})">{mark}{text_element(23, 3.5, text)}</g>')
         x += wide + 14
     return parts, y
 
@@ -267,7 +267,7 @@ def axis_below(x: Scale, values: Sequence[float], texts: Sequence[str], y: float
     end = -1.0
     for value, text in zip(values, texts, strict=True):
         if x(value) - width(text) / 2 > end + LETTER:
-            parts.append(letters(x(value), y, text, "m", "m"))
+            parts.append(text_element(x(value), y, text, "m", "m"))
             end = x(value) + width(text) / 2
     return parts
 
@@ -275,7 +275,7 @@ def axis_below(x: Scale, values: Sequence[float], texts: Sequence[str], y: float
 def axis_beside(y: Scale, values: Sequence[float], texts: Sequence[str], left: float, right: float) -> list[str]:
     """Return horizontal lines across a figure, with their labels to the left."""
     grid = [line(left, y(value), right, y(value), "g") for value in values]
-    labels = [letters(left - 6, y(value) + 3.5, text, "m", "e") for value, text in zip(values, texts, strict=True)]
+    labels = [text_element(left - 6, y(value) + 3.5, text, "m", "e") for value, text in zip(values, texts, strict=True)]
     return grid + labels
 
 
@@ -298,7 +298,7 @@ def picture(head: Head, high: float, parts: Iterable[str], wide: float = WIDTH) 
     )
 
 
-def alone(svg: str, wide: float, high: float) -> str:
+def standalone_svg(svg: str, wide: float, high: float) -> str:
     """Return a figure as a complete SVG file with its style. It has no scripts, fonts or links."""
     size = f'width="{number(wide)}" height="{number(high)}"'
     style = f'<style>{STYLE.read_text("utf-8")}</style><rect class="paper" {size}/>'
