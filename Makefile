@@ -23,7 +23,7 @@ test-gpu: $(VENV)/.installed
 
 # The runtime on an emulated 64-bit ARM CPU (x86-64 Debian; needs mmdebstrap, which root's apt-get installs). Where that cannot be had it says so.
 test-arm: $(VENV)/.installed
-	EDGEKIT_TEST_ARM=1 $(BIN)/python -m pytest -q -rs tests/arm
+	EDGEKIT_TEST_ARM=1 $(BIN)/python -m pytest -q -rs -o faulthandler_timeout=1500 tests/arm
 
 # The documentation, into build/docs. Its generated parts must be up to date; warnings are errors.
 docs: $(VENV)/.installed

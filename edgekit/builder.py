@@ -145,8 +145,8 @@ def build(
         rows = checks.read_labels(task, data.evaluation)
         test_rows = None if data.test is None else checks.read_labels(task, data.test)
 
-        # Torch's answers to the labelled rows are the reference. A model that is no better than chance is refused as one.
-        # The export comes first, so that a model that cannot be exported is refused before torch answers all rows.
+        # Torch's answers to the labelled rows are the reference, which must be better than chance. The export comes
+        # first, so that a model that cannot be exported is refused before torch answers all rows.
         export_model(steps, source_model, data.calibration)
         outputs = reference_outputs(steps, source_model, data.evaluation)
         evaluation = EvaluationSet(data.evaluation, rows, outputs, request.metric)

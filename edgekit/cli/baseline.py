@@ -51,7 +51,8 @@ def command(bundle, samples, out, keys, **options):  # type: ignore[no-untyped-d
     same one. What the machine does between two sessions is then part of the interval: probe kernels that run beside
     the bundle measure the speed of the machine, and sessions at other times (--append, e.g. once an hour, four or more)
     measure how much it varies. One session finds only large changes. A check that is given the older bundle itself, or
-    finds it where the file says, runs both interleaved, which is far more precise. The file holds no text of the samples.
+    finds it where the file says, runs both interleaved, which is far more precise. The file holds no text of the
+    samples.
 
     Without BUNDLE the nearest edgekit.toml names bundles, samples and files, for all its targets in turn; options given
     here win over the file.

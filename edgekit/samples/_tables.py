@@ -121,8 +121,8 @@ def _check_header(header: Sequence[str], file: Path) -> None:
         positions.setdefault(name, []).append(position)
     for name, columns in positions.items():
         if name and len(columns) > 1:
-            # If the file has no header, this is the first row, and rows must not appear in messages: quote only what looks
-            # like a column name.
+            # If the file has no header, this is the first row, and rows must not appear in messages: only what looks
+            # like a column name is quoted.
             is_name = len(name) <= _LONGEST_NAME and len(name.split()) <= _MOST_WORDS
             label = f"'{name}'" if is_name else f"of {len(name)} characters"
             raise SamplesError(

@@ -1,1 +1,1 @@
-"""Statistics on arrays: intervals, paired tests, power, Holm's correction, percentiles, divergence. No tasks and no files."""
+"""Statistics on arrays: intervals, paired tests, power, Holm's correction, percentiles, divergence. No tasks."""

@@ -19,14 +19,14 @@ from edgekit.report.render.charts.pareto import Point, pareto
 from edgekit.report.render.charts.svg import (
     Head,
     Scale,
-    standalone_svg,
-    padded_range,
     clean,
-    truncate,
     log_ticks,
     minus,
+    padded_range,
     plain,
+    standalone_svg,
     ticks,
+    truncate,
     width,
 )
 from edgekit.spec.subject import ByLength

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from edgekit.search.vary import max_buckets_within, choose_buckets
+from edgekit.search.vary import choose_buckets, max_buckets_within
 
 LONGEST = 12
 times = st.lists(st.floats(0.125, 50), min_size=LONGEST + 1, max_size=LONGEST + 1)
