@@ -226,8 +226,8 @@ def __getattr__(name: str) -> Any:
     """Return a name of :data:`_ON_FIRST_USE`.
 
     Raises:
-        AttributeError: When the name is not public.
-        BuildError: When a package that the function needs is not installed.
+        AttributeError: If the name is not public.
+        BuildError: If a package that the function needs is not installed.
     """
     if name not in _ON_FIRST_USE:
         raise AttributeError(f"module 'edgekit' has no attribute '{name}'")

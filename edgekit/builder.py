@@ -118,7 +118,7 @@ def build(
         The bundle, and how it was made.
 
     Raises:
-        EdgekitError: When the build fails. The subclass says which of model, samples, target, export, budget or disk is
+        EdgekitError: If the build fails. The subclass says which of model, samples, target, export, budget or disk is
             at fault. Nothing is written to ``out``: a bundle that was there stays as it was.
     """
     start = time.perf_counter()

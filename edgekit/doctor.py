@@ -193,7 +193,7 @@ def examine(root: Path = Path("/")) -> Findings:
         root: Root of the files that describe a Jetson, the driver, clocks and limits.
 
     Raises:
-        UsageError: When the settings of the cache cannot be read.
+        UsageError: If the settings of the cache cannot be read.
     """
     board = jetson.board(root)
     gpu, no_gpu = _gpu(root)  # before anything of TensorRT

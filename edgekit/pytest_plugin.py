@@ -104,8 +104,8 @@ def assert_no_regression(
         The report.
 
     Raises:
-        AssertionError: When something regressed, exceeds a limit or is incomparable, with the sentence of each gate.
-        EdgekitError: When bundle, baseline, samples or gates cannot be used.
+        AssertionError: If something regressed, exceeds a limit or is incomparable, with the sentence of each gate.
+        EdgekitError: If bundle, baseline, samples or gates cannot be used.
     """
     __tracebackhide__ = True
     return _assert(Path.cwd(), None, bundle, baseline=baseline, samples=samples, trust=trust, **options)

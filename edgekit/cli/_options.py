@@ -168,7 +168,7 @@ def trust_of(keys: Sequence[str]) -> Any:
     """Return the trusted keys of the options above; None where a bundle of anybody may be opened.
 
     Raises:
-        UsageError: For a revocation list without a key.
+        UsageError: If there is a revocation list without a key.
     """
     from edgekit.bundle.signature import Trust
     from edgekit.spec.errors import UsageError

@@ -55,7 +55,7 @@ def check_local() -> None:
     """Refuse options of a device where ``--on`` names none: they would have no effect.
 
     Raises:
-        UsageError: With the option.
+        UsageError: If one was given; with its name.
     """
     context = click.get_current_context()
     for name in ("python", "identity"):

@@ -43,8 +43,8 @@ def check_ready(*folders: str | os.PathLike[str] | None) -> None:
     """Refuse missing packages and folders that cannot be written before anything is measured.
 
     Raises:
-        BackendError: With the package and the extra that installs it.
-        UsageError: With the folder.
+        BackendError: If a package is missing; with the extra that installs it.
+        UsageError: If a folder cannot be written; with its path.
     """
     from edgekit.report import check_packages, render
 

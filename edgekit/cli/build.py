@@ -200,7 +200,7 @@ def _model_of(model: str, options: dict[str, Any]) -> Any:
     """Return the model of a build, and take ``--processor`` and ``--task`` out of the options.
 
     Raises:
-        UsageError: Where these options are given for a model that is no ONNX file.
+        UsageError: If these options are given for a model that is no ONNX file.
     """
     processor = options.pop("processor", None)
     task = options.pop("task", None)
@@ -230,7 +230,7 @@ def _of_project(cli_options: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]
     The name is empty where there is one target.
 
     Raises:
-        UsageError: Where there is no such file or it lacks a key, or an output folder exists; before any build begins.
+        UsageError: If there is no such file or it lacks a key, or an output folder exists; before any build begins.
     """
     from edgekit.bundle.assemble import check_output
     from edgekit.spec import project as projects

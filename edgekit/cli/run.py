@@ -31,7 +31,7 @@ class _Texts(click.Command):
         """Separate options from texts.
 
         Raises:
-            NoSuchOption: For an unknown option; the message says how to give such a text.
+            NoSuchOption: If an option is unknown; the message says how to give such a text.
         """
         parameters = {
             name: p for p in self.get_params(ctx) for name in (*p.opts, *p.secondary_opts) if name.startswith("-")

@@ -67,7 +67,7 @@ def place(model_folder: Path, out: Path, force: bool) -> Path:
         The output folder.
 
     Raises:
-        UsageError: As for :func:`check_output`.
+        UsageError: If ``out`` is refused, see :func:`check_output`.
         BuildError: If the disk is full or not writable; ``out`` is then unchanged.
     """
     with disk_errors(out), new_folder(out) as folder:

@@ -123,9 +123,9 @@ def deploy(
         The device and what it reported.
 
     Raises:
-        UsageError: When ``where`` is not an address, or the path holds something that must not be replaced.
-        IntegrityError: When the bundle is altered, here or in transit, has expired, or computes something else there.
-        RemoteError: When the device cannot be reached, lacks Python, EdgeKit, a backend or disk space, or a step fails.
+        UsageError: If ``where`` is not an address, or the path holds something that must not be replaced.
+        IntegrityError: If the bundle is altered, here or in transit, has expired, or computes something else there.
+        RemoteError: If the device cannot be reached, lacks Python, EdgeKit, a backend or disk space, or a step fails.
     """
     chosen = _checked(options)
     keys = chosen.keys
@@ -203,7 +203,7 @@ def bench(
         Times of each pair of batch and length.
 
     Raises:
-        EdgekitError: As :func:`deploy`; UsageError for a length that the model does not take.
+        EdgekitError: If a step fails, see :func:`deploy`; a UsageError if the model does not take a length.
     """
     timing = options or BenchOptions()
     chosen = _checked(login)

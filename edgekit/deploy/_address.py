@@ -45,7 +45,7 @@ def parse_url(url: str) -> Address:
     """Read ``ssh://[user@]host[:port][/path]``: ``/~/path`` is below the login's home folder, ``%20`` is a space.
 
     Raises:
-        UsageError: For anything else.
+        UsageError: If it is anything else.
     """
     scheme, separator, rest = url.partition("://")
     if scheme != "ssh" or not separator:

@@ -59,7 +59,7 @@ class Device:
             progress: Function that is called repeatedly while a program runs.
 
         Raises:
-            UsageError: When ``identity`` is not a file, or ``python`` is empty.
+            UsageError: If ``identity`` is not a file, or ``python`` is empty.
         """
         if not python.strip() or "\0" in python:
             raise UsageError(
@@ -97,7 +97,7 @@ class Device:
             arguments: Arguments of the function.
 
         Raises:
-            RemoteError: When the device cannot be reached, has no such Python, or the step fails.
+            RemoteError: If the device cannot be reached, has no such Python, or the step fails.
         """
         return self._json(self._call(step, name, arguments), name)
 
@@ -110,7 +110,7 @@ class Device:
             accept: Exit codes beside 0 that are results and no errors, e.g. 3 of a check that found a regression.
 
         Raises:
-            EdgekitError: When the verb fails, of the class that belongs to the exit code and with the message of the
+            EdgekitError: If the verb fails, of the class that belongs to the exit code and with the message of the
                 device; RemoteError for exit code 1 and for a lost connection.
         """
         return self._call(step, "verb", arguments, hold=True, accept=accept)
@@ -129,7 +129,7 @@ class Device:
             place: Folder on the device, whose path needs no quoting.
 
         Raises:
-            RemoteError: When the copy fails.
+            RemoteError: If the copy fails.
         """
         if not _PLAIN.fullmatch(place):  # it lies in the device's folder for temporary files
             raise RemoteError(

@@ -75,8 +75,8 @@ def evaluate(
         connection: Device and how it is reached.
 
     Raises:
-        UsageError: For samples that cannot be copied as one file.
-        EdgekitError: As :func:`edgekit.deploy.deploy`, or of the evaluation on the device.
+        UsageError: If the samples cannot be copied as one file.
+        EdgekitError: If a step fails, see :func:`edgekit.deploy.deploy`, or the evaluation on the device does.
     """
     with _open_device(bundle, files, connection) as (device, path, sent, _):
         output = device.json_verb("evaluate there", "eval", *sent, *arguments, "--json", "-", "--", path)
@@ -97,8 +97,8 @@ def report(
         connection: Device and how it is reached.
 
     Raises:
-        UsageError: For samples that cannot be copied as one file.
-        EdgekitError: As :func:`edgekit.deploy.deploy`, or of the verb on the device.
+        UsageError: If the samples cannot be copied as one file.
+        EdgekitError: If a step fails, see :func:`edgekit.deploy.deploy`, or the verb on the device does.
     """
     with _open_device(bundle, files, connection) as (device, path, sent, stage):
         folder = f"{stage}/{_REPORT}"
@@ -147,7 +147,7 @@ def _check_file(option: str, file: Path) -> None:
     """Refuse what cannot be copied as one file, before anything is sent.
 
     Raises:
-        UsageError: With the option and the file.
+        UsageError: If it is refused; with the option and the file.
     """
     if not file.exists():
         raise UsageError(f"{option} {file} does not exist. Correct the path.", code="remote-file")

@@ -199,7 +199,7 @@ def translate_tokenizer_errors(problem: str) -> Iterator[None]:
         problem: Beginning of the message.
 
     Raises:
-        IntegrityError: For an error of the library. The text of a panic is left out, since it may quote the input.
+        IntegrityError: If the library fails. The text of a panic is left out, since it may quote the input.
     """
     try:
         yield

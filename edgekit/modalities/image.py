@@ -97,7 +97,7 @@ class ImageModality:
             The absolute path, or uint8 ``[height, width, 3]``.
 
         Raises:
-            SamplesError: for a value that is no image that can be read; the message begins behind the place.
+            SamplesError: If a value is no image that can be read; the message begins behind the place.
         """
         value = columns["image"]
         if isinstance(value, Mapping):

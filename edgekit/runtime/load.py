@@ -106,8 +106,8 @@ def load_checked(
         progress: Progress callback of an engine's compilation.
 
     Raises:
-        IntegrityError: As for :func:`load`.
-        BackendError: As for :func:`load`.
+        IntegrityError: If the bundle is refused, see :func:`load`.
+        BackendError: If no variant can run here, see :func:`load`.
         InputError: If ``threads`` is below 1 or too large.
     """
     variants = opened.manifest.variants

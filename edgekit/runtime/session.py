@@ -245,7 +245,7 @@ class Session:
             Arrays by output name without a batch axis, for each input.
 
         Raises:
-            InputError: As for a call.
+            InputError: If an input is refused, see :meth:`__call__`.
             OutputError: If an output is not finite.
         """
         rows = list_of(inputs)

@@ -190,7 +190,7 @@ def check_known(
         code: Code of the error.
 
     Raises:
-        EdgekitError: Of class ``error``, if a name is unknown.
+        EdgekitError: If a name is unknown; its class is ``error``.
     """
     known = list(known)
     for name in names:

@@ -35,7 +35,7 @@ def parse(cls: type[T], data: object, where: str, error: type[EdgekitError] = Us
         error: Class of the error to raise.
 
     Raises:
-        EdgekitError: Of class ``error``, if a key is unknown or missing, or a value has the wrong type.
+        EdgekitError: If a key is unknown or missing, or a value has the wrong type; its class is ``error``.
     """
     if not isinstance(data, Mapping):
         raise error(f"{where} is {_kind(data)}, expected a table of keys and values.", code="value-type")

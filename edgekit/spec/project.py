@@ -300,7 +300,7 @@ def check_options(project: Project, chosen: Mapping[str, Any]) -> CheckOptions:
             name still count.
 
     Raises:
-        UsageError: for a field that does not exist.
+        UsageError: If a field does not exist.
     """
     check_known(chosen, [f.name for f in fields(CheckOptions)], "option", " of a check")
     chosen = dict(chosen)

@@ -208,7 +208,7 @@ class Task(Protocol):
         """Check raw inputs (batch axis first) for values that the model's tables do not have, e.g. token ids.
 
         Raises:
-            InputError: With the first such value.
+            InputError: If there is such a value; with the first one.
         """
 
     def preprocess(self, inputs: Sequence[Input]) -> list[Encoded]:

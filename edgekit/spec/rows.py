@@ -22,7 +22,7 @@ def encode_each(task: Task, inputs: Sequence[Input]) -> Iterator[Encoded]:
     """Yield the encoded form of each input, in small chunks: thousands of decoded images do not fit into memory.
 
     Raises:
-        InputError: As :meth:`Task.preprocess` raises it, with the position among all inputs.
+        InputError: If :meth:`Task.preprocess` refuses an input; with its position among all inputs.
     """
     for start in range(0, len(inputs), _ENCODE_CHUNK):
         chunk = inputs[start : start + _ENCODE_CHUNK]

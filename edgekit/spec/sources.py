@@ -31,6 +31,6 @@ class TakesRows(Protocol):
             columns: Role to value. A relative path starts at the current folder.
 
         Raises:
-            SamplesError: for a value that is no input; the message begins behind the place of the row, as for
+            SamplesError: If a value is no input; the message begins behind the place of the row, as for
                 ``Modality.read``.
         """

@@ -37,7 +37,7 @@ class Loss:
         """Checks what the types cannot say.
 
         Raises:
-            UsageError: for a negative weight, none above 0, or a temperature that is not above 0.
+            UsageError: If a weight is negative, no weight is above 0, or the temperature is not above 0.
         """
         weights = (self.teacher, self.labels, self.relation)
         if (
@@ -98,7 +98,7 @@ class Training:
         """Checks what the types cannot say.
 
         Raises:
-            UsageError: for a value out of its range.
+            UsageError: If a value is out of its range.
         """
         ranges = {
             "epochs": (1, 10_000), "patience": (1, 10_000), "batch": (1, 2**20), "learning_rate": (1e-12, 1e3),

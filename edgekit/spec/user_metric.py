@@ -60,7 +60,7 @@ def resolve_metric(source: MetricSource) -> FunctionMetric | Metric | None:
     """Return the metric that a caller named; None for the task's own.
 
     Raises:
-        UsageError: for what is no metric, or a place where there is none.
+        UsageError: If the value is no metric, or the place holds none.
     """
     if isinstance(source, str):
         source = _imported(source)
@@ -91,7 +91,7 @@ def with_metric(task: Task, metric: FunctionMetric | Metric | None) -> Task:
             own first metric, e.g. float64 ``[rows, 1]`` of right answers for a task with one label a row.
 
     Raises:
-        UsageError: for a metric of the name of one of the task's metrics.
+        UsageError: If one of the task's metrics has the same name.
     """
     if metric is None:
         return task

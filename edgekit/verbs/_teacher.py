@@ -26,9 +26,9 @@ def find_reference(before: BaselineRef, bundle: FilePath) -> BaselineRef:
         bundle: Folder of the bundle; a teacher must have the same task.
 
     Raises:
-        UsageError: When ``before`` is neither a path nor a function, or a teacher's task or labels differ.
-        BuildError: When the packages that run a teacher are not installed.
-        ModelError: When the teacher cannot be used.
+        UsageError: If ``before`` is neither a path nor a function, or a teacher's task or labels differ.
+        BuildError: If the packages that run a teacher are not installed.
+        ModelError: If the teacher cannot be used.
     """
     if callable(before):
         return before
@@ -71,8 +71,8 @@ def check_file(file: FilePath) -> None:
     """Refuse a baseline's file that cannot be written or is not a ``.json`` file, before anything is measured.
 
     Raises:
-        UsageError: When it does not end in ``.json`` or is a folder.
-        BuildError: When it cannot be written.
+        UsageError: If it does not end in ``.json`` or is a folder.
+        BuildError: If it cannot be written.
     """
     path = Path(file)
     if path.suffix.lower() != ".json":

@@ -90,7 +90,7 @@ class VerifyResult:
             require_golden: Whether at least one variant must have been compared.
 
         Raises:
-            IntegrityError: When a variant differs, or when nothing could be compared.
+            IntegrityError: If a variant differs, or when nothing could be compared.
         """
         if self.golden is not None and (problem := self.golden.problem()):
             raise IntegrityError(
@@ -120,7 +120,7 @@ def look_at(
         progress: Function that is called with the progress of an engine that is made.
 
     Raises:
-        IntegrityError: When a file is altered, missing or not listed, or the bundle is not signed by a trusted key.
+        IntegrityError: If a file is altered, missing or not listed, or the bundle is not signed by a trusted key.
     """
     opened = open_bundle(Path(bundle), trust)
     golden = None if files_only else verify_golden(opened, progress)
@@ -153,9 +153,9 @@ def verify(
         The number of files, and how each variant compares.
 
     Raises:
-        IntegrityError: When a file is altered, missing or not listed, or when the bundle is not signed by a trusted
+        IntegrityError: If a file is altered, missing or not listed, or when the bundle is not signed by a trusted
             key or computes something else here.
-        UsageError: When options contradict each other.
+        UsageError: If options contradict each other.
     """
     if files_only and require_golden:
         raise UsageError("files_only and require_golden contradict each other. Leave one out.", code="option-conflict")
@@ -201,9 +201,9 @@ def pack(
         The file.
 
     Raises:
-        IntegrityError: when the bundle is altered or incomplete, or not signed by a trusted key.
-        UsageError: when the file exists and ``force`` is not given, or is something else.
-        BuildError: when it cannot be written.
+        IntegrityError: If the bundle is altered or incomplete, or not signed by a trusted key.
+        UsageError: If the file exists and ``force`` is not given, or is something else.
+        BuildError: If it cannot be written.
     """
     name = Path(bundle).resolve().name
     file = packed.pack(Path(bundle), Path(f"{name}{packed.SUFFIX}" if out is None else out), force=force, trust=trust)
@@ -255,9 +255,9 @@ def unpack(
         The bundle, and notes on it.
 
     Raises:
-        IntegrityError: when the file is no packed bundle, is damaged or has expired, or is not signed by a trusted key.
-        UsageError: when the folder exists and ``force`` is not given, or must not be replaced.
-        BuildError: when it cannot be written.
+        IntegrityError: If the file is no packed bundle, is damaged or has expired, or is not signed by a trusted key.
+        UsageError: If the folder exists and ``force`` is not given, or must not be replaced.
+        BuildError: If it cannot be written.
     """
     notes: list[str] = []
     folder = Path(file).resolve().name.removesuffix(packed.SUFFIX) if out is None else out
@@ -301,7 +301,7 @@ def inspect(bundle: FilePath, *, trust: Trust | None = None) -> BundleInfo:
         trust: Keys of makers whose bundles may be opened; None for anybody's.
 
     Raises:
-        IntegrityError: when the bundle is altered or incomplete.
+        IntegrityError: If the bundle is altered or incomplete.
     """
     return BundleInfo(open_bundle(Path(bundle), trust))
 
@@ -334,7 +334,7 @@ def targets(name: FilePath | None = None) -> TargetList:
         name: Name of a target, or a TOML file, to read that one alone; None for all that EdgeKit ships.
 
     Raises:
-        UsageError: for a target that is not known, or a file that is none.
+        UsageError: If the target is not known, or the file is no target.
     """
     names = target_files.names() if name is None else [str(name)]
     loaded = [target_files.load(one) for one in names]

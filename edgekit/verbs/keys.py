@@ -48,9 +48,9 @@ def sign(bundle: FilePath, key: FilePath, *, password: bytes | None = None) -> S
         The file of the signature, in the format of OpenSSF model-signing.
 
     Raises:
-        IntegrityError: when the bundle is altered or incomplete.
-        UsageError: when the key cannot be used.
-        BuildError: when the signature cannot be written.
+        IntegrityError: If the bundle is altered or incomplete.
+        UsageError: If the key cannot be used.
+        BuildError: If the signature cannot be written.
     """
     for value, name in ((bundle, "bundle"), (key, "key")):
         check_path(value, name)
@@ -94,7 +94,7 @@ def keygen(key: FilePath, *, password: bytes | None = None) -> KeyPair:
         Both files, and the fingerprint.
 
     Raises:
-        UsageError: When one of the files exists, or there is no such folder.
+        UsageError: If one of the files exists, or there is no such folder.
     """
     public = keys.make_keys(Path(key), password)
     return KeyPair(Path(key), public, keys.fingerprint(public))

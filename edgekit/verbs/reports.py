@@ -70,7 +70,7 @@ class ReportResult:
             The same result with the files.
 
         Raises:
-            EdgekitError: When they cannot be written.
+            EdgekitError: If they cannot be written.
         """
         from edgekit.report.render import write_all
 
@@ -102,7 +102,7 @@ def measure(
         The report.
 
     Raises:
-        EdgekitError: When the bundle, the samples or the reference cannot be used.
+        EdgekitError: If the bundle, the samples or the reference cannot be used.
     """
     from edgekit.report import check as reports
     from edgekit.verbs._teacher import find_reference
@@ -139,9 +139,9 @@ def baseline(
         The report.
 
     Raises:
-        UsageError: When the file cannot be a baseline, or with ``append`` is one of another bundle, other samples or
+        UsageError: If the file cannot be a baseline, or with ``append`` is one of another bundle, other samples or
             another machine.
-        EdgekitError: When the bundle or the samples cannot be used.
+        EdgekitError: If the bundle or the samples cannot be used.
     """
     from edgekit.report import check as reports
     from edgekit.report import check_packages, files
@@ -183,7 +183,7 @@ def compare(
         The report.
 
     Raises:
-        EdgekitError: When a bundle, the samples or the gates cannot be used.
+        EdgekitError: If a bundle, the samples or the gates cannot be used.
     """
     from edgekit.report import check as reports
     from edgekit.verbs._teacher import find_reference
@@ -219,9 +219,9 @@ def check(
         The report, judged by ``strict`` and ``allow_incomparable``, and written where ``options.report`` says.
 
     Raises:
-        UsageError: When there is neither a baseline nor ``self_check``, every gate is off, or a margin is below the
+        UsageError: If there is neither a baseline nor ``self_check``, every gate is off, or a margin is below the
             noise floor.
-        EdgekitError: When the bundle, the baseline, the samples or the gates cannot be used.
+        EdgekitError: If the bundle, the baseline, the samples or the gates cannot be used.
     """
     from edgekit.report import check as reports
     from edgekit.report.render import check_writable

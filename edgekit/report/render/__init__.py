@@ -32,7 +32,7 @@ def write_all(report: Report, folder: str | Path) -> list[Path]:
         Paths of the files, in the order of ``NAMES``.
 
     Raises:
-        BuildError: When the report is contradictory, the disk is full or a file cannot be written.
+        BuildError: If the report is contradictory, the disk is full or a file cannot be written.
     """
     from edgekit.report.render.html import html  # needs jinja2, which the other forms do not
 
@@ -52,8 +52,8 @@ def check_writable(folder: str | Path) -> None:
         folder: Folder of the report.
 
     Raises:
-        BackendError: When the package that renders the page is not installed.
-        UsageError: When another kind of file is at the path, or no file can be created there.
+        BackendError: If the package that renders the page is not installed.
+        UsageError: If another kind of file is at the path, or no file can be created there.
     """
     check_packages("jinja2")
     place = Path(folder)
