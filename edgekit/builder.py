@@ -21,10 +21,11 @@ from edgekit.search.context import BuildContext, EvaluationSet
 from edgekit.search.engines import Verified
 from edgekit.search.graphs import export_model
 from edgekit.search.manifest import check_reference, complete_manifest, describe_provenance, score_test_set
-from edgekit.search.models import make_models, prepare_model
+from edgekit.search.models import prepare_model
 from edgekit.search.request import ModelSource, check_samples, read_request, read_samples
 from edgekit.search.stand_in import reference_outputs
 from edgekit.search.step_cache import StepCache
+from edgekit.search.students import make_models
 from edgekit.spec.manifest import Manifest
 from edgekit.spec.options import BuildOptions, OnnxModel, TorchModule
 from edgekit.spec.parsing import plain

@@ -11,6 +11,7 @@ from edgekit import backends, quantize
 from edgekit.backends import WrongResultsError
 from edgekit.machine.cpu import INSTRUCTIONS, cpu_instructions, lacks_vnni
 from edgekit.runtime.stand_in import AS_WRITTEN, STAND_IN, stand_in_for
+from edgekit.search.outputs import LOW_FLOATS
 from edgekit.spec.errors import BudgetError, SamplesError, UsageError, check_known, near
 from edgekit.spec.manifest import Variant
 from edgekit.spec.options import CALIBRATION_ROWS
@@ -27,7 +28,6 @@ __all__ = [
     "AS_WRITTEN",
     "CALIBRATION_ROWS",
     "FULL_RANGE",
-    "LOW_FLOATS",
     "STAND_IN",
     "accuracy_backend",
     "check_calibration",
@@ -50,8 +50,6 @@ __all__ = [
 _MIN_ROWS_TO_NOTE = 16  # Fewer calibration rows may have one length or one label by chance.
 FULL_RANGE = ("static", "dynamic")
 """Methods that multiply INT8 weights with INT8 activations on CPUs. With 8 bits, sums saturate without VNNI."""
-LOW_FLOATS = ("float16", "bfloat16")
-"""Float types of 16 bits."""
 
 
 def runs_here(backend: str) -> bool:

@@ -15,8 +15,8 @@ from edgekit.spec.user_metric import with_metric
 if TYPE_CHECKING:
     from edgekit.samples import Samples
     from edgekit.samples.evaluation import Evaluation
+    from edgekit.search.outputs import Outputs
     from edgekit.search.record import Record
-    from edgekit.search.stand_in import Outputs
     from edgekit.search.step_cache import StepCache
     from edgekit.spec.protocols import Arrays, Input, Metric, Task
     from edgekit.spec.target import Target

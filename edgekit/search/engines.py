@@ -16,9 +16,10 @@ from edgekit import backends, quantize
 from edgekit.machine.cpu import cpu_name
 from edgekit.quantize import tensorrt_rules
 from edgekit.search import stand_in
-from edgekit.search.checks import LOW_FLOATS, STAND_IN
+from edgekit.search.checks import STAND_IN
 from edgekit.search.choose import Choice
 from edgekit.search.context import BuildContext
+from edgekit.search.outputs import LOW_FLOATS
 from edgekit.spec.distribution import install_hint
 from edgekit.spec.engine import EngineRecipe, trtexec
 from edgekit.spec.manifest import Variant

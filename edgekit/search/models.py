@@ -1,11 +1,10 @@
-"""The models of a build, which are the model itself and its students, and the candidates for each of them."""
+"""A competing model in the search, prepared once: its graphs, its samples as arrays, and its candidates."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from edgekit.runtime.loops import single
 from edgekit.search import stand_in
 from edgekit.search.checks import FULL_RANGE, STAND_IN
 from edgekit.search.context import BuildContext, EvaluationSet
-from edgekit.search.graphs import export_model, quantize_graphs, revert_layers, trim_vocabulary
+from edgekit.search.graphs import export_model, quantize_graphs, revert_layers
 from edgekit.search.record import Candidate
 from edgekit.search.stand_in import graph_outputs
 from edgekit.source import Source
@@ -27,16 +26,11 @@ from edgekit.spec.manifest import FORMAT, MAX_TOKENS, Manifest, Variant
 from edgekit.spec.protocols import Arrays, Input, Task
 from edgekit.spec.target import Target
 
-if TYPE_CHECKING:
-    from edgekit.search.request import BuildRequest, BuildSamples
-
 __all__ = [
     "ModelEntry",
-    "Models",
     "make_calibration",
     "make_candidate",
     "make_candidates",
-    "make_models",
     "prepare_model",
 ]
 
@@ -66,55 +60,6 @@ class ModelEntry:
     sizes: Sequence[int]
     linear_macs: int
     manifest_template: Manifest
-
-
-@dataclass(frozen=True)
-class Models:
-    """The models that compete in the search.
-
-    Attributes:
-        sources: Torch models by student name. The first one is the model itself, with an empty name.
-        trimmed: Summaries of the vocabulary pruning by student name, two sentences each.
-    """
-
-    sources: dict[str, Source]
-    trimmed: dict[str, str] = field(default_factory=dict)
-
-
-def make_models(ctx: BuildContext, model: Source, request: BuildRequest, files: BuildSamples) -> Models:
-    """Train the students and prune the vocabularies, or read the results from the cache.
-
-    Args:
-        ctx: Build context.
-        model: Torch model.
-        request: Build request, with the students and the vocabulary option.
-        files: Sample files of the build.
-
-    Raises:
-        EdgekitError: Samples, tokens or training are at fault; the subclass says which.
-    """
-    if request.tokens is not None:
-        # An invalid token list must fail before a student is trained.
-        trim_vocabulary(ctx.cache, model, files.vocabulary, request.tokens, files.evaluation)
-    sample_files = (files.pool, files.evaluation, files.test, *files.training)
-    for student in request.students:
-        student.check(model, [file for file in sample_files if file is not None])
-    models = Models({"": model})
-    if request.students:
-        # A build without students does not need the pruning module.
-        from edgekit.search.pruning import make_clock
-
-        latency = make_clock(ctx)
-        for student in request.students:
-            models.sources[student.name] = student.make(
-                model, files.training, files.evaluation, latency, ctx.cache.progress, ctx.cache.cache
-            )
-    if request.options.vocabulary is not None:
-        for name, source in models.sources.items():
-            smaller, summary = trim_vocabulary(ctx.cache, source, files.vocabulary, request.tokens, files.evaluation)
-            models.sources[name] = smaller
-            models.trimmed[name] = summary
-    return models
 
 
 def prepare_model(ctx: BuildContext, name: str, model: Source) -> ModelEntry:

@@ -11,19 +11,18 @@ import functools
 import itertools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit import quantize
 from edgekit.machine.cpu import cpu_name, cpus
 from edgekit.quantize.arithmetic import emulate
 from edgekit.runtime import runner
-from edgekit.search.checks import AS_WRITTEN, LOW_FLOATS, accuracy_backend
+from edgekit.search.checks import AS_WRITTEN, accuracy_backend
+from edgekit.search.outputs import Outputs
 from edgekit.spec.digests import files_below, sha256
 from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Arrays, Input, Task
-from edgekit.spec.rows import encode_each, finite
+from edgekit.spec.rows import encode_each
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import Signature
 
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from edgekit.source import Source
     from edgekit.spec.graph import GraphSet
 
-__all__ = ["Outputs", "graph_outputs", "long_rows", "longest", "open_graphs", "reference_outputs", "run_graph"]
+__all__ = ["graph_outputs", "long_rows", "longest", "open_graphs", "reference_outputs", "run_graph"]
 
 _LONGEST = 1024
 """Size of generated rows if no profile sets a limit. The memory of attention grows with the square of the size."""
@@ -42,43 +41,6 @@ _ENCODED_AT_ONCE = 32
 """Number of inputs that are encoded in one call."""
 _TOGETHER_MB = 256
 """Size of encoded rows in MiB above which they are passed to torch, which sorts them into batches."""
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Outputs of graphs for scoring.
-
-    Attributes:
-        rows: Outputs of the evaluation rows.
-        long: Outputs of the rows of :func:`long_rows`. Empty unless the stand-in ran.
-    """
-
-    rows: Sequence[Arrays]
-    long: Sequence[Arrays] = ()
-
-    @property
-    def finite(self) -> bool:
-        """Whether all outputs are finite."""
-        return bool(finite(self.rows).all() and finite(self.long).all())
-
-    def not_finite_reason(self, method: str) -> str:
-        """Return why the graphs cannot be used, as text for a table, or an empty string if all outputs are finite.
-
-        Args:
-            method: Quantization method of the graphs.
-        """
-        if self.finite:
-            return ""
-        precisions = quantize.get(method).PRECISIONS
-        types = " and ".join(name for name in LOW_FLOATS if name in precisions) or "its own"
-        return (
-            f"refused: in {types} arithmetic {_count_not_finite(self.rows)} evaluation rows and "
-            f"{_count_not_finite(self.long)} generated rows of up to full length are NaN or infinite"
-        )
-
-
-def _count_not_finite(rows: Sequence[Arrays]) -> str:
-    return f"{int((~finite(rows)).sum())} of {len(rows)}"
 
 
 @contextlib.contextmanager
