@@ -12,8 +12,8 @@ from pathlib import Path
 
 from edgekit.bundle.signature import Trust
 from edgekit.machine.cpu import cpus
-from edgekit.report import baselines, gating
-from edgekit.report.before import BaselineRef, BundleBefore, load_baseline
+from edgekit.report import baseline_file, gating
+from edgekit.report.baseline import BaselineRef, BundleBefore, load_baseline
 from edgekit.report.run import Run, build_report, measure, measure_alone, measure_noise
 from edgekit.report.side import open_for_test, predict_all
 from edgekit.report.summarize import summarize_bundle, variant_of
@@ -46,7 +46,7 @@ def report(
     Args:
         bundle: Folder of the bundle.
         samples: Labelled samples, a path or rows in memory.
-        options: Options; None for the defaults. ``reference`` is a :data:`edgekit.report.before.BaselineRef`.
+        options: Options; None for the defaults. ``reference`` is a :data:`edgekit.report.baseline.BaselineRef`.
         trust: Trusted keys of bundle makers; None to accept any bundle.
         progress: Progress callback, called by each step.
 
@@ -117,18 +117,18 @@ def baseline(
         )
     earlier = None
     if chosen.append and file is not None and Path(file).exists():
-        earlier = baselines.read_earlier(Path(file), run.side, run.rows, run.begun)
+        earlier = baseline_file.read_earlier(Path(file), run.side, run.rows, run.begun)
     predictions = predict_all(run.side, run.rows, progress)
     variant = variant_of(run.side, predictions)
     threads = max(1, min(run.side.threads or variant.threads, cpus()) // variant.streams)
     probes: tuple[str, int, tuple[str, ...]] = (predictions.backend, threads, ())
     if earlier is not None:
-        probes = baselines.probes_of(earlier.subjects[0])
+        probes = baseline_file.probes_of(earlier.subjects[0])
     measurements = measure_alone(run, predictions, probes)
-    result = build_report("baseline", run, (baselines.record_path(measurements, run.side, file),), None)
+    result = build_report("baseline", run, (baseline_file.record_path(measurements, run.side, file),), None)
     if earlier is not None:
-        result = baselines.append_session(earlier, result)
-    return replace(result, notes=(*result.notes, *baselines.advice(result.subjects[0])))
+        result = baseline_file.append_session(earlier, result)
+    return replace(result, notes=(*result.notes, *baseline_file.advice(result.subjects[0])))
 
 
 @takes_paths("after")
@@ -146,7 +146,7 @@ def compare(
     The diagnostics, robustness and faithfulness, have no gates.
 
     Args:
-        before: Baseline, see :data:`edgekit.report.before.BaselineRef`.
+        before: Baseline, see :data:`edgekit.report.baseline.BaselineRef`.
         after: Folder of the bundle.
         samples: Labelled samples, a path or rows in memory.
         options: Options; None for the defaults.
@@ -175,7 +175,7 @@ def check(
 
     Args:
         bundle: Folder of the bundle.
-        baseline: Baseline, see :data:`edgekit.report.before.BaselineRef`.
+        baseline: Baseline, see :data:`edgekit.report.baseline.BaselineRef`.
         samples: Labelled samples, a path or rows in memory.
         options: Options; None for the defaults. With ``self_check``, the bundle is first timed against itself, for
             another ``max_time`` seconds, and margins below that noise floor are refused. ``strict``,

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 
 from edgekit.report import robustness
-from edgekit.report.before import Baseline, BundleBefore, TeacherBefore
+from edgekit.report.baseline import Baseline, BundleBefore, TeacherBefore
 from edgekit.report.faithfulness import FaithfulnessOptions, faithfulness
 from edgekit.report.predictions import Answer
 from edgekit.report.side import BundleUnderTest, Rows

@@ -12,9 +12,9 @@ from datetime import datetime, timezone
 from edgekit import samples as sample_files
 from edgekit.machine import energy
 from edgekit.machine.fingerprint import fingerprint
-from edgekit.report import baselines, check_packages, differences, gating, speed, stand_in
+from edgekit.report import baseline_file, check_packages, differences, gating, speed, stand_in
 from edgekit.report.accuracy import compare as compare_answers
-from edgekit.report.before import Baseline, BundleBefore, ReportBefore, TeacherBefore
+from edgekit.report.baseline import Baseline, BundleBefore, ReportBefore, TeacherBefore
 from edgekit.report.describe import Description, describe
 from edgekit.report.reference import check_reference
 from edgekit.report.side import BundleOutputs, BundleUnderTest, Rows, load_eval_rows, predict_all
@@ -117,10 +117,10 @@ def measure(kind: str, run: Run, against: Baseline | None) -> Report:
         start = time.monotonic()
         before = None if against is None else against.subject
         before_outputs = None if against is None else against.outputs
-        after = measure_alone(run, results, baselines.probes_of(before))
+        after = measure_alone(run, results, baseline_file.probes_of(before))
         comparison = None
         if against is not None:
-            comparison = baselines.judge(against, after, time.monotonic() - start, run.options.seed)
+            comparison = baseline_file.judge(against, after, time.monotonic() - start, run.options.seed)
     if run.side.stand_in_for:
         after = stand_in.without_times(after)
         comparison = stand_in.only_size(comparison)
@@ -139,7 +139,7 @@ def measure(kind: str, run: Run, against: Baseline | None) -> Report:
     if before is not None:
         before = replace(before, robustness=described[1])
         subjects = (before, after)
-    notes = () if against is None else baselines.notes(against, after)
+    notes = () if against is None else baseline_file.notes(against, after)
     report = build_report(kind, run, subjects, comparison, notes)
     accuracy = None
     if against is not None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgekit.report.before import BaselineRef
+from edgekit.report.baseline import BaselineRef
 from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import BuildError, UsageError
 from edgekit.spec.paths import check_path

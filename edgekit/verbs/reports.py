@@ -15,7 +15,7 @@ from edgekit.spec.progress import Progress, silent
 from edgekit.spec.sources import FilePath, SampleSource
 
 if TYPE_CHECKING:
-    from edgekit.report.before import BaselineRef
+    from edgekit.report.baseline import BaselineRef
     from edgekit.spec.report import Report
 
 __all__ = ["ReportResult", "baseline", "check", "compare", "measure"]

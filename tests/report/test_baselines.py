@@ -9,7 +9,7 @@ import pytest
 import small
 from refusals import refused
 
-from edgekit.report import baselines, files, run
+from edgekit.report import baseline_file, files, run
 from edgekit.report import check as verbs
 from edgekit.spec.gates import AccuracyGates, FootprintGates, Gates, LatencyGates
 from edgekit.spec.options import BaselineOptions, CheckOptions
@@ -62,15 +62,15 @@ def test_sessions_are_added(place):
 def test_the_probes_are_the_baselines_whatever_the_bundle_runs_on(place):
     """Another backend's kernels are another yardstick. What a file names that no version knew is left out."""
     found = files.read(place / "b.json").subjects[0]
-    backend, threads, kernels = baselines.probes_of(replace(found, backend="openvino"))
+    backend, threads, kernels = baseline_file.probes_of(replace(found, backend="openvino"))
     assert (backend, f"{backend} {threads}") == ("onnxruntime", found.probes_ran) and set(kernels) == set(
         found.processes[-1].probes_ms
     )
     odd = replace(
         found.processes[-1], probes_ms={**found.processes[-1].probes_ms, "rm -rf": ((1.0,),), "int8 0": ((1.0,),)}
     )
-    assert baselines.probes_of(replace(found, processes=(odd,)))[2] == kernels
-    assert baselines.probes_of(replace(found, probes_ran="../x 2"))[2] == () == baselines.probes_of(None)[2]
+    assert baseline_file.probes_of(replace(found, processes=(odd,)))[2] == kernels
+    assert baseline_file.probes_of(replace(found, probes_ran="../x 2"))[2] == () == baseline_file.probes_of(None)[2]
 
 
 def test_without_append_a_baseline_is_begun_anew(place, tiny_samples):
@@ -90,7 +90,7 @@ def test_a_session_of_something_else_is_refused(place, tiny_samples, tmp_path):
         verbs.baseline(place / "old", tiny_samples.dev, file=tmp_path / "b.json", options=BaselineOptions(append=True))
     own = found.subjects[0]
     with refused("baseline-other-run"):
-        baselines.append_session(found, replace(found, subjects=(replace(own, threads=own.threads + 1),)))
+        baseline_file.append_session(found, replace(found, subjects=(replace(own, threads=own.threads + 1),)))
 
 
 def test_a_bundle_that_is_still_there_runs_again(place, tiny_samples):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from edgekit.report.before import add_row_arrays
+from edgekit.report.baseline import add_row_arrays
 from edgekit.spec.protocols import Encoded
 from edgekit.spec.tensor import Signature, TensorSpec
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from edgekit.machine.cpu import cpus
 from edgekit.machine.fingerprint import fingerprint
 from edgekit.report import differences, files, sessions, speed
-from edgekit.report.before import Baseline, BundleBefore, ReportBefore, TeacherBefore
+from edgekit.report.baseline import Baseline, BundleBefore, ReportBefore, TeacherBefore
 from edgekit.report.side import BundleUnderTest, Rows
 from edgekit.spec.errors import UsageError
 from edgekit.spec.report import Report, Speed
