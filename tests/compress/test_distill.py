@@ -75,6 +75,8 @@ def student(tmp_path_factory, tiny_model, rows):
     return SimpleNamespace(path=out, output=done.stdout.decode(), errors=done.stderr.decode())
 
 
+@pytest.mark.slow
+@pytest.mark.train
 def test_the_student_is_an_ordinary_folder(student, tiny_model):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -90,6 +92,8 @@ def test_the_student_is_an_ordinary_folder(student, tiny_model):
     assert record["training"]["epochs"] == 2
 
 
+@pytest.mark.slow
+@pytest.mark.train
 def test_what_it_prints(student):
     lines = student.output.splitlines()
     assert re.fullmatch(r"epoch  loss    accuracy   seconds", lines[0])
@@ -102,6 +106,8 @@ def test_what_it_prints(student):
     assert re.fullmatch(r"Wrote .*one; trained in \d+ s\.", lines[-1])
 
 
+@pytest.mark.slow
+@pytest.mark.train
 def test_no_text_of_the_samples_is_left_anywhere(student, rows):
     for folder in (student.path, os.environ["EDGEKIT_CACHE"]):
         for place, _, names in os.walk(folder):
@@ -111,8 +117,10 @@ def test_no_text_of_the_samples_is_left_anywhere(student, rows):
     assert small.CANARY not in student.output + student.errors
 
 
+@pytest.mark.slow
+@pytest.mark.train
 def test_the_student_builds_like_any_other_model(student, tiny_samples, tmp_path):
-    options = {"samples": tiny_samples.train, "eval": tiny_samples.dev, "target": small.target(tmp_path / "t.toml")}
+    options = {"samples": tiny_samples.train, "eval": tiny_samples.dev, "target": small.target(tmp_path / "t.toml", extra="threads = 1")}
     made = small.build(
         student.path, out=tmp_path / "out", **options, accept_reference=True
     )  # a student of one layer knows little
@@ -130,6 +138,7 @@ def distilled(tiny_model, rows, out, **options):
     return small.distill(tiny_model, out=out, **given)
 
 
+@pytest.mark.train
 def test_a_second_call_takes_it_from_the_cache(tiny_model, rows, tmp_path):
     first = distilled(tiny_model, rows, tmp_path / "one")
     steps = []
@@ -141,6 +150,7 @@ def test_a_second_call_takes_it_from_the_cache(tiny_model, rows, tmp_path):
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*files, strict=True))
 
 
+@pytest.mark.train
 def test_embeddings_stay_the_teacher_s_unless_they_may_move(tiny_model, tiny_module, rows, tmp_path):
     from transformers import AutoModelForSequenceClassification
 
@@ -157,6 +167,7 @@ def test_embeddings_stay_the_teacher_s_unless_they_may_move(tiny_model, tiny_mod
         )
 
 
+@pytest.mark.train
 def test_a_student_of_one_s_own_with_another_tokenizer(tiny_model, rows, tmp_path):
     from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
@@ -249,6 +260,7 @@ def test_rows_of_one_label(tiny_model, tiny_module, rows, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.train
 def test_an_output_that_is_there(tiny_model, rows, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
@@ -286,9 +298,11 @@ def test_a_file_without_the_named_label_column_is_of_rows_without_a_label(tmp_pa
 # ---- in a build
 
 
+@pytest.mark.slow
+@pytest.mark.train
 def test_a_student_competes_in_a_build(tiny_model, rows, tiny_samples, tmp_path):
     """Beside the model itself, each compared with float32 of its own."""
-    aim = small.target(tmp_path / "t.toml", ("dynamic", "float32"))
+    aim = small.target(tmp_path / "t.toml", ("dynamic", "float32"), extra="threads = 1")
     said = {"layers": 1, "epochs": 1, "copies": 0, "precision": "float32"}
     made = small.build(
         tiny_model, samples=tiny_samples.train, eval=rows.dev, out=tmp_path / "out", target=aim, distill=[said], distill_samples=[rows.train, rows.bare],

@@ -30,6 +30,7 @@ def rows(tmp_path):
     return {"samples": train, "eval": small.write_jsonl(tmp_path / "dev.jsonl", made[28:])}
 
 
+@pytest.mark.train
 @pytest.mark.parametrize("name", ["vit", "beit"])
 def test_an_image_classifier_teaches_a_smaller_one(name, rows, tmp_path):
     made = small.distill(tiny_images.folder(name), out=tmp_path / "out", **rows, layers=1, training=TRAINING)
@@ -51,6 +52,7 @@ def test_a_teacher_whose_layers_cannot_be_left_out_is_refused(name, code, rows, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.train
 def test_a_teacher_without_a_stack_of_layers_teaches_a_student_of_one_s_own(rows, tmp_path):
     made = small.distill(
         tiny_images.folder("resnet"),

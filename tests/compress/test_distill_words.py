@@ -37,6 +37,7 @@ def assert_refused(tmp_path, error, said, train=ROWS, dev=ROWS, **options):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.train
 def test_a_token_classifier_teaches_a_smaller_one(tmp_path):
     words = [sentence.split()[: 4 + i % 5] for i, sentence in enumerate(tiny.SENTENCES)]
     rows = [{"words": w, "label": [("O", "B-LOC")[i % 3 == 0] for i, _ in enumerate(w)]} for w in words]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import runpy
+import socket
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -62,6 +65,7 @@ def taught(name="bert", training=FAST, layers=2, progress=silent, **options):
     )
 
 
+@pytest.mark.train
 @pytest.mark.parametrize("name", models.ARCHITECTURES)
 def test_a_student_of_each_architecture_learns(name):
     """Two of four layers: its answers come nearer to the teacher's than they were."""
@@ -75,6 +79,7 @@ def test_a_student_of_each_architecture_learns(name):
     assert divergence(student, teacher, rows) < 0.8 * before
 
 
+@pytest.mark.train
 def test_a_student_of_one_s_own():
     """A BERT teaches a narrower DistilBERT, which shares nothing with it but the labels: from far away to nearer."""
     own = copy.deepcopy(models.teacher("distilbert"))
@@ -266,12 +271,15 @@ def same(a, b, atol=0.0):
         np.testing.assert_allclose(a[name], b[name], atol=atol, rtol=0, err_msg=name)
 
 
+@pytest.mark.train
 def test_the_same_seed_gives_the_same_student_and_another_seed_another():
-    one, two, other = (weights(taught(training=t)[0]) for t in (FAST, FAST, Training(**{**vars(FAST), "seed": 1})))
+    short = {**vars(FAST), "epochs": 1}
+    one, two, other = (weights(taught(training=Training(**{**short, "seed": seed}))[0]) for seed in (0, 0, 1))
     same(one, two)
     assert any(not np.array_equal(one[n], other[n]) for n in one)
 
 
+@pytest.mark.train
 def test_a_killed_run_goes_on_from_its_last_epoch(tmp_path):
     whole, epochs = taught()
 
@@ -290,6 +298,7 @@ def test_a_killed_run_goes_on_from_its_last_epoch(tmp_path):
     same(weights(student), weights(whole), atol=1e-7)
 
 
+@pytest.mark.train
 def test_training_stops_when_the_score_does_and_the_best_epoch_is_kept(monkeypatch, tmp_path):
     from edgekit.compress import _student
 
@@ -308,6 +317,7 @@ def test_training_stops_when_the_score_does_and_the_best_epoch_is_kept(monkeypat
     same(weights(student), kept[1])
 
 
+@pytest.mark.train
 def test_the_lowest_score_is_the_best_of_an_error_rate(tmp_path):
     rows, labels = lesson("bert")
     teacher, scores = models.teacher("bert"), iter([0.5, 0.2, 0.3, 0.1])
@@ -335,6 +345,7 @@ def test_the_lowest_score_is_the_best_of_an_error_rate(tmp_path):
     same(weights(student), best[1])
 
 
+@pytest.mark.train
 def test_a_run_that_diverges():
     training = Training(
         **{**vars(FAST), "learning_rate": 900.0, "clip": 1e9, "warmup": 0.0, "epochs": 50, "patience": 50}
@@ -350,7 +361,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from edgekit.compress.distill import ArrayRows, Training, distill_module
 from edgekit.spec.options import ModuleDistillOptions
 from edgekit import CompressError
-model = BertForSequenceClassification(BertConfig(hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=256, vocab_size=60)).eval()
+model = BertForSequenceClassification(BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256, vocab_size=60)).eval()
 rows = [{"input_ids": np.full(128, i % 50 + 4), "attention_mask": np.ones(128, np.int64)} for i in range(512)]
 def limit(step, done, total):
     if done == 512:  # the teacher has answered: from now on there are some 300 MiB more
@@ -358,12 +369,14 @@ def limit(step, done, total):
         resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20,) * 2)
 training = Training(batch=512, copies=0, precision="float32")
 try:
-    distill_module(model, ArrayRows(rows), ArrayRows(rows[:2], [0, 1]), options=ModuleDistillOptions(layers=3, training=training), progress=limit)
+    distill_module(model, ArrayRows(rows), ArrayRows(rows[:2], [0, 1]), options=ModuleDistillOptions(layers=1, training=training), progress=limit)
 except CompressError as problem:
     print(problem)
 """
 
 
+@pytest.mark.slow
+@pytest.mark.train
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory and /proc are Linux's")
 def test_memory_that_does_not_suffice():
     """The batch that it names is tried out: it is smaller, and a power of two below."""
@@ -375,14 +388,14 @@ def test_memory_that_does_not_suffice():
 
 
 TWO = """
-import sys, numpy as np, torch
+import copy, sys, numpy as np, torch
 torch.set_num_threads(1)
 sys.path[:0] = sys.argv[2:]
 import ten as models
 from edgekit.compress.distill import ArrayRows, Training, distill_module
 from edgekit.spec.options import ModuleDistillOptions
 from accelerate import PartialState
-teacher = models.teacher("bert")
+teacher = copy.deepcopy(models.teacher("bert"))
 for m in teacher.modules():
     if isinstance(m, torch.nn.Dropout):
         m.p = 0.0
@@ -401,31 +414,35 @@ if state.is_main_process:
 """
 
 
-def test_two_processes_take_the_steps_of_one(tmp_path):
+@pytest.mark.slow
+@pytest.mark.train
+@pytest.mark.system
+def test_two_processes_take_the_steps_of_one(tmp_path, monkeypatch):
     """45 rows in batches of 8: the last batch has 5, so shares of 3 and 2. Without dropout the weights are the same but for rounding."""
     script = tmp_path / "two.py"
     script.write_text(TWO)
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--rdzv-backend",
-        "c10d",
-        "--rdzv-endpoint",
-        "localhost:0",
-    ]
-    environment = {**small.os.environ, "ACCELERATE_USE_CPU": "true"}
-    found = []
-    for place, command in (("one", [sys.executable]), ("two", launch)):
-        out = tmp_path / f"{place}.npz"
-        paths = [str(p) for p in (small.ROOT / "tests" / "compress", small.ROOT / "tests")]
-        done = subprocess.run(
-            [*command, str(script), str(out), *paths], capture_output=True, timeout=300, env=environment
-        )
-        assert done.returncode == 0, done.stderr.decode()[-2000:]
-        found.append(np.load(out))
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path / "one.npz")])
+    runpy.run_path(str(script))
+    paths = [str(p) for p in (small.ROOT / "tests" / "compress", small.ROOT / "tests")]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    # As torchrun and accelerate's launcher start them, one process a rank.
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, str(script), str(tmp_path / "two.npz"), *paths]
+    children = []
+    for rank in ("0", "1"):
+        environment = {**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank}
+        children.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment))
+    try:
+        for child in children:
+            output, _ = child.communicate(timeout=300)
+            assert child.returncode == 0, output.decode()[-2000:]
+    finally:
+        for child in children:
+            child.kill()
+    found = [np.load(tmp_path / f"{name}.npz") for name in ("one", "two")]
     one, two = found
     assert (int(one["processes"]), int(two["processes"])) == (1, 2)
     np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import onnx
 import pytest
 import small
 import tiny
@@ -78,6 +79,7 @@ def test_special_tokens_are_where_they_were(models):
     assert after.settings.inputs == before.settings.inputs
 
 
+@pytest.mark.slow
 def test_a_trimmed_model_builds(tiny_model, tiny_samples, tmp_path):
     edgekit.compress.vocabulary.trim_vocab(tiny_model, samples=tiny_samples.train, out=tmp_path / "small")
     made = edgekit.build(
@@ -85,7 +87,7 @@ def test_a_trimmed_model_builds(tiny_model, tiny_samples, tmp_path):
         samples=tiny_samples.train,
         eval=tiny_samples.dev,
         out=tmp_path / "out",
-        target=small.target(tmp_path / "t.toml"),
+        target=small.target(tmp_path / "t.toml", extra="threads = 1"),
     )
     texts = [json.loads(line)["text"] for line in tiny_samples.train.read_text().splitlines()]
     with edgekit.load(made.bundle.path) as session:
@@ -107,6 +109,7 @@ def test_what_is_refused(tiny_model, tiny_samples, tmp_path, monkeypatch):
         trim_source(origin, ["a"], None, None, tmp_path / "x", lambda *_: None)
 
 
+@pytest.mark.slow
 def test_the_command_line(tiny_model, tiny_samples, tmp_path):
     done = small.edgekit(
         "trim-vocab", tiny_model, "--samples", tiny_samples.train, "--eval", tiny_samples.dev, "-o", tmp_path / "out"
@@ -160,36 +163,55 @@ def test_a_list_that_cannot_be(tokens, said, tiny_model, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_in_a_build(tiny_model, tiny_samples, tmp_path):
+@pytest.mark.slow
+@pytest.mark.train
+def test_in_a_build(tiny_model, tiny_samples, tmp_path, monkeypatch):
     """With a student: both are trimmed, and what that did is said."""
-    aim = small.target(tmp_path / "t.toml", ("float32",))
-    student = {"layers": 1, "epochs": 1, "copies": 0, "precision": "float32"}
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     # All texts that are scored are among the samples, so none of them is split otherwise; and they are few, so that there is something to trim.
-    few = small.write_jsonl(
-        tmp_path / "few.jsonl", [json.loads(line) for line in tiny_samples.dev.read_text().splitlines()][:12]
-    )
-    options = {"samples": few, "eval": few, "target": aim, "budget": {"accuracy_drop": 1.0}}
-    whole = small.build(tiny_model, out=tmp_path / "whole", distill=[student], **options)
-    made = small.build(tiny_model, out=tmp_path / "out", vocabulary="samples", distill=[student], **options)
-    sizes = [{t.model: t.size_mb for t in m.bundle.manifest.trials} for m in (whole, made)]
-    assert set(sizes[1]) == {"", "1 layer"}
-    assert all(sizes[1][model] < sizes[0][model] for model in sizes[1])
-    (note,) = [n for n in made.bundle.manifest.notes if n.startswith("Vocabulary ")]
-    assert DISCLOSES in note
+    rows = tiny_samples.rows[:12]
+    few = small.write_jsonl(tmp_path / "few.jsonl", rows)
     # Words of all samples stay, those of the calibration rows among them; and none of them needs the column of the labels.
-    bare = [{"text": text} for text in ("the music", "zebra crossing")]
-    other = small.write_jsonl(tmp_path / "bare.jsonl", bare)
-    renamed = small.write_jsonl(
-        tmp_path / "renamed.jsonl",
-        [{"text": r["text"], "y": r["label"]} for r in map(json.loads, few.read_text().splitlines())],
-    )
-    more = small.build(
-        tiny_model, out=tmp_path / "more", vocabulary="samples", samples=few, distill_samples=[other], eval=renamed, columns={"label": "y"}, target=aim,
+    bare = [*small.texts(6, seed=5), "zebra crossing"]
+    other = small.write_jsonl(tmp_path / "bare.jsonl", [{"text": text} for text in bare])
+    renamed = small.write_jsonl(tmp_path / "renamed.jsonl", [{"text": r["text"], "y": r["label"]} for r in rows])
+    made = small.build(
+        tiny_model,
+        samples=few,
+        distill_samples=[other],
+        eval=renamed,
+        columns={"label": "y"},
+        out=tmp_path / "out",
+        target=small.target(tmp_path / "t.toml", extra="threads = 1"),
+        vocabulary="samples",
+        distill=[{"layers": 1, "epochs": 1, "copies": 0, "precision": "float32"}],
         budget={"accuracy_drop": 1.0},
-    )  # fmt: skip
-    tokens = [
-        json.loads((m.bundle.path / "assets" / "tokenizer.json").read_text())["model"]["vocab"] for m in (made, more)
-    ]
-    assert set(tokens[0]) <= set(tokens[1])
-    scores = [{t.model: t.score for t in m.bundle.manifest.trials} for m in (whole, made)]
-    assert scores[0][""] == scores[1][""]
+    ).bundle.manifest
+    (note,) = [n for n in made.notes if n.startswith("Vocabulary ")]
+    assert DISCLOSES in note
+    kept = set(json.loads((tmp_path / "out" / "assets" / "tokenizer.json").read_text())["model"]["vocab"])
+    tokenizer = small.tokenizer()
+    of_few, of_other = (
+        {token for text in texts for token in tokenizer.tokenize(text)} for texts in ([r["text"] for r in rows], bare)
+    )
+    assert of_few - of_other and of_other - of_few
+    assert of_few | of_other <= kept < set(tokenizer.get_vocab())
+    trials = {t.model: t for t in made.trials}
+    assert set(trials) == {"", "1 layer"}
+    assert trials["1 layer"].size_mb < trials[""].size_mb
+    # The model is exported with its whole vocabulary too, before anything is trimmed.
+    exported = sorted(vocabulary_size(graph, len(tokenizer), len(kept)) for graph in exported_graphs(tmp_path / "cache"))
+    assert exported == [len(kept), len(kept), len(tokenizer)]
+    assert trials[""].score == pytest.approx(10 / 12), "as before: two of the labels are wrong"
+
+
+def exported_graphs(cache):
+    for file in cache.glob("*/entry.json"):
+        if json.loads(file.read_text())["step"] == "export":
+            yield onnx.load(file.parent / "model.onnx", load_external_data=False).graph
+
+
+def vocabulary_size(graph, *sizes):
+    """The one of some sizes that the weights of a graph have."""
+    (size,) = {size for weight in graph.initializer for size in weight.dims}.intersection(sizes)
+    return size

@@ -12,6 +12,8 @@ from edgekit import quantize
 from edgekit.search import race
 from edgekit.spec.errors import OutputError
 
+pytestmark = pytest.mark.slow
+
 OUTLIER = "brilliant"
 
 
@@ -98,6 +100,7 @@ def test_the_peak_names_its_list_and_a_limit_of_memory_cuts_lists(inputs, tmp_pa
     assert f"({tight.trials[0].memory_rows}x{small.MAX_LENGTH})" in result.table(wide=True)
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_a_candidate_that_answers_nan_is_left_out_and_named(inputs, tmp_path, monkeypatch):
     real = race.measure_candidate
 
@@ -107,7 +110,6 @@ def test_a_candidate_that_answers_nan_is_left_out_and_named(inputs, tmp_path, mo
         return real(candidate, *arguments)
 
     monkeypatch.setattr(race, "measure_candidate", measure_candidate)
-    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     manifest = build(inputs, tmp_path / "one", ("dynamic", "float32")).bundle.manifest
     assert {t.method for t in manifest.trials} == {"float32"}
     assert any(

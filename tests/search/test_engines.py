@@ -271,6 +271,7 @@ def test_nvidias_own_parser_and_builder_saw_the_graphs(jetson):
     assert len(manifest.unverified) == 2
 
 
+@pytest.mark.slow
 def test_without_rtx_a_bundle_says_that_nobody_saw_the_graphs(build, without_rtx, jetson):
     manifest = build("jetson")
     assert not any(s.startswith("NVIDIA's parser") for s in manifest.verified)
@@ -283,6 +284,7 @@ def test_without_rtx_a_bundle_says_that_nobody_saw_the_graphs(build, without_rtx
     )
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_a_build_ends_where_nvidias_builder_refuses(build, monkeypatch, tmp_path):
     def refuses(graph, *_):
@@ -294,6 +296,7 @@ def test_a_build_ends_where_nvidias_builder_refuses(build, monkeypatch, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_a_flag_that_there_is_not(build, tmp_path):
     aim = toml(
@@ -305,6 +308,7 @@ def test_a_flag_that_there_is_not(build, tmp_path):
         build(aim)
 
 
+@pytest.mark.slow
 def test_profiles_that_end_before_the_model_does(build, tmp_path):
     aim = toml(
         tmp_path / "short.toml",
@@ -320,6 +324,7 @@ def test_profiles_that_end_before_the_model_does(build, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_bundle_whose_profiles_end_before_the_model_does_loads(build, tmp_path, monkeypatch, without_rtx):
     aim = toml(
         tmp_path / "short.toml",
@@ -360,6 +365,7 @@ def test_what_a_bundle_for_rtx_says_of_its_engines(rtx):
     assert "edgekit sign" in said(manifest.unverified, "Origin of the engines")
 
 
+@pytest.mark.slow
 def test_without_rtx_the_device_makes_the_engines_that_were_to_be_made_ahead(build, without_rtx, tmp_path):
     manifest = build("rtx")
     assert [v.engines for v in manifest.variants] == [{}, {}]
@@ -368,6 +374,7 @@ def test_without_rtx_the_device_makes_the_engines_that_were_to_be_made_ahead(bui
     assert not any(s.startswith("Origin of the engines") for s in manifest.unverified)
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_engines_are_for_the_chips_that_the_target_names(build, monkeypatch, tmp_path):
     asked, real = [], tensorrt_rtx.compile_ahead
@@ -382,6 +389,7 @@ def test_engines_are_for_the_chips_that_the_target_names(build, monkeypatch, tmp
     assert " for compute capability 8.9, without" in said(manifest.verified, "NVIDIA's parser and builder: ")
 
 
+@pytest.mark.slow
 @needs_rtx
 def test_a_chip_that_rtx_does_not_build_for(build, tmp_path):
     with refused("tensorrt-name-unknown", "SM87", "SM86"):
@@ -389,6 +397,7 @@ def test_a_chip_that_rtx_does_not_build_for(build, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_target_for_both(build, tmp_path):
     """Each has its own engines: TensorRT's are made on the device, so it is said of all that they are."""
     both = (
@@ -495,6 +504,7 @@ def test_a_wrong_engine_table_is_told_with_its_file(build, tmp_path, before, aft
     assert text in str(caught.value)
 
 
+@pytest.mark.slow
 def test_none_inside_the_budget_leaves_nothing(build, tmp_path):
     with refused("budget-none-inside", "static_float16", "size_mb"):
         build("jetson", budget={"size_mb": 0.01})
@@ -520,6 +530,7 @@ def test_targets_for_nvidia_are_sound(name):
     assert recipe.workspace_mb <= recipe.memory_mb / 2 or not recipe.memory_mb
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "chips", "rules"),
     [("gpu", (), "10.3, 10.16, 11.4"), ("jetson-thor", ("11.0", "10.1"), "10.16, 11.4")],
@@ -534,6 +545,7 @@ def test_other_targets_build(build, without_rtx, tmp_path, name, chips, rules):
     assert ("memPoolSize" in lines) == bool(manifest.variants[0].engine.workspace_mb)
 
 
+@pytest.mark.slow
 def test_the_result_tells_what_was_verified(tiny_model, tiny_samples, tmp_path, without_rtx):
     result = edgekit.build(
         tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=tmp_path / "out", target="jetson"

@@ -21,6 +21,8 @@ import edgekit
 from edgekit.quantize.methods import float16
 from edgekit.samples import read
 
+pytestmark = pytest.mark.slow
+
 START = 40  # from this position on the unit is far beyond 65504
 UNIT = "bert.encoder.layer.0.intermediate.dense"
 CASES = small.ROOT.parent / "shared" / "cases"
@@ -102,33 +104,28 @@ def test_the_unit_stays_in_float32_where_only_evaluation_or_full_rows_show_it(ha
     assert np.isfinite(stored["outputs.0"]).all()
 
 
-@pytest.mark.parametrize("rows", ["short", "mixed"])
-def test_what_overflows_is_refused_with_its_rows(half, tmp_path, monkeypatch, rows):
+def test_what_overflows_is_refused_with_its_rows(half, tmp_path, monkeypatch, own_cache):
     """Without the guard: torch answers, and float16 does not. 20 of 60 rows are longer than the position at which the unit overflows."""
     monkeypatch.setattr(float16, "quantize", functools.partial(float16.quantize, limit=float("inf")))
-    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     aim = tmp_path / "kept.toml"
     aim.write_text(half.target.read_text("utf-8") + "[budget]\naccuracy_drop = 1.0\n", "utf-8")
-    count = {"short": 0, "mixed": 20}[rows]
-    with refused("budget-none-inside", f"{count}", "60", "20"):
-        edgekit.build(
-            half.folder / "model", samples=half.cal, eval=getattr(half, rows), out=tmp_path / "out", target=aim
-        )
-    assert not (tmp_path / "out").exists()
+    for rows, count in ((half.short, 0), (half.mixed, 20)):
+        with refused("budget-none-inside", f"{count}", "60", "20"):
+            edgekit.build(half.folder / "model", samples=half.cal, eval=rows, out=tmp_path / "out", target=aim)
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not here")
-def test_the_shared_case(tmp_path):
+def test_the_shared_case(half, tmp_path):
     subprocess.run([sys.executable, CASES / "gen.py", "half"], cwd=tmp_path, check=True, capture_output=True)
     case = tmp_path / "half"
     result = edgekit.build(
-        case / "model", samples=case / "cal.jsonl", eval=case / "dev.jsonl", out=tmp_path / "out", target="jetson"
+        case / "model", samples=case / "cal.jsonl", eval=case / "dev.jsonl", out=tmp_path / "out", target=half.target
     )
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(case / "model")
     texts = [row.input for row in read(case / "dev.jsonl").rows]
-    half = [v for v in result.bundle.manifest.variants if v.method == "float16"]
-    assert [broken(in_float16(tmp_path / "out" / v.graphs["forward"], None, tokenizer, texts[:60])) for v in half] == [
-        0
-    ]
+    (variant,) = result.bundle.manifest.variants
+    assert variant.method == "float16"
+    assert broken(in_float16(tmp_path / "out" / variant.graphs["forward"], None, tokenizer, texts[:60])) == 0

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import small
 
-from edgekit.report import run
 from edgekit.spec.options import CheckOptions, CompareOptions
 
 pytest.importorskip("PIL")
@@ -35,20 +34,23 @@ from edgekit.runtime.verify import verify
 from edgekit.spec.engine import shapes
 from edgekit.spec.errors import SamplesError
 from edgekit.spec.gates import AccuracyGates, FootprintGates, Gates, LatencyGates
-from edgekit.timing import interleaved
+
+pytestmark = pytest.mark.slow
 
 OPEN = Gates(LatencyGates(9.0, None, None), AccuracyGates(0.3, recall_drop=None), FootprintGates(9.0, 3.0, 0.1, None))
 """Gates that a busy machine passes: what is asked here is whether they are held, not how fast it is."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Shorter turns and fewer processes: what is tested is not how well they measure."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(interleaved, "_MEASURE_S", 0.1)
-        patch.setattr(interleaved, "_WARM_UP_S", 0.05)
-        patch.setattr(run, "_PROCESSES", 2)
-        yield
+QUICK_CLI = """
+import sys
+from edgekit.cli import main
+from edgekit.report import run
+from edgekit.timing import interleaved
+run._PROCESSES, interleaved._MEASURE_S, interleaved._WARM_UP_S = 2, 0.1, 0.05
+sys.argv[0] = "edgekit"
+main()
+"""
+"""The command line with the measurements of the fixture ``quick``."""
 
 
 def made(folder, model, rows, column, labels, wrong):
@@ -227,6 +229,7 @@ def test_an_evaluation_scores_what_the_build_scored(built):
     assert "text to label" not in found.text()
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_bundle_loses_nothing_against_itself(built):
     itself = check.compare(built.out, built.out, built.few, options=CompareOptions(max_time=0.0))
     assert itself.accuracy.flips == 0 and itself.accuracy.drop == 0.0
@@ -234,9 +237,10 @@ def test_a_bundle_loses_nothing_against_itself(built):
     assert itself.robustness and all(one.drop == 0.0 for one in itself.robustness)
 
 
-def test_int8_is_checked_against_a_baseline_in_a_file(built):
+@pytest.mark.usefixtures("quick")
+def test_int8_is_checked_against_a_baseline_in_a_file(built, tmp_path):
     """What it may lose is what the rows show, by the scores of both sides."""
-    quantized, file = built.build("int8"), built.folder / "baseline.json"
+    quantized, file = built.build("int8"), tmp_path / "baseline.json"
     assert [variant.method for variant in quantized.manifest.variants] == ["static"]
     files.write(check.baseline(built.out, built.few, file=file), file)
     found = check.check(quantized.path, file, built.few, options=CheckOptions(gates=OPEN, max_time=0.0))
@@ -249,12 +253,13 @@ def test_int8_is_checked_against_a_baseline_in_a_file(built):
     assert set(verdicts.values()) <= {"pass", "inconclusive"}, verdicts
 
 
-def test_a_report_shows_labels_and_nothing_of_the_samples(built):
-    done = small.edgekit("eval", built.out, "--samples", built.few, "-o", built.folder / "report", "--max-time", "1")
+def test_a_report_shows_labels_and_nothing_of_the_samples(built, tmp_path):
+    options = ("--samples", built.few, "-o", tmp_path / "report", "--max-time", "1")
+    done = small.python(QUICK_CLI, "eval", built.out, *options)
     assert done.returncode == 0, done.stderr.decode()
-    page = (built.folder / "report" / "report.html").read_text("utf-8")
+    page = (tmp_path / "report" / "report.html").read_text("utf-8")
     assert "Confusion" in page
-    written = " ".join(file.read_text("utf-8") for file in (built.folder / "report").iterdir())
+    written = " ".join(file.read_text("utf-8") for file in (tmp_path / "report").iterdir())
     if built.bundle.manifest.task == "image-classification":
         assert "secret" not in written
         assert "tokens" not in page

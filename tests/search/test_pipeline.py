@@ -133,6 +133,7 @@ def test_the_choice_is_scored_on_the_test_set(made, tiny_module):
     assert f"test set of 150, scored once: accuracy {found.score:.4f}, torch 0.9200; drop" in table
 
 
+@pytest.mark.slow
 def test_int8_on_a_test_set_that_it_does_not_answer_like_torch(build, made, tiny_module, tmp_path):
     """With texts between two labels INT8 loses rows and wins some."""
     result = build(test=made.test, target=target(tmp_path / "one.toml", ("static",)))
@@ -141,6 +142,7 @@ def test_int8_on_a_test_set_that_it_does_not_answer_like_torch(build, made, tiny
     check_held_out(found, tmp_path / "place" / "out", made.rows, tiny_module)
 
 
+@pytest.mark.slow
 def test_only_the_choice_is_scored_on_it_and_once(build, tiny_samples, tiny_module, tmp_path):
     """Of all that the build puts into the cache, one entry holds answers to the test set: the winner's. Scores of candidates are the evaluation's."""
     test = small.write_jsonl(tmp_path / "test.jsonl", rows_of(tiny_module, small.texts(60, seed=10), wrong=30))
@@ -176,6 +178,7 @@ def test_a_test_set_without_labels_is_refused_before_any_work(build, tmp_path):
 # ---- strict
 
 
+@pytest.mark.slow
 def test_strict_needs_rows_to_prove_it(build, tmp_path):
     """With no row lost of 120 the bound is z^2 / (120 + z^2) = 0.022 (Tango 1998), whatever the candidate is."""
     bound = 1.6448536**2 / (120 + 1.6448536**2)
@@ -204,6 +207,7 @@ def test_strict_needs_rows_to_prove_it(build, tmp_path):
 # ---- layers in float
 
 
+@pytest.mark.slow
 def test_keep_float_reaches_the_recipe(build, tmp_path):
     """What the target names and what is named beside it, once each, by name or by pattern."""
     aim = target(tmp_path / "one.toml", ("dynamic",))
@@ -219,6 +223,7 @@ def test_keep_float_reaches_the_recipe(build, tmp_path):
     assert high - low == len(kept), "what the backend says that it ran"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "name"), [("dynamic", "bert.encoder.layer.0.output.dens"), ("static", "bert.encoder.layer.9.*")]
 )
@@ -314,7 +319,8 @@ def test_layers_are_searched_beside_those_that_are_kept_anyway(hurt, tmp_path):
     assert len(manifest.trials) == 2
 
 
-def test_no_number_of_layers_is_enough(hurt, tmp_path, monkeypatch, fresh_cache):
+@pytest.mark.usefixtures("own_cache")
+def test_no_number_of_layers_is_enough(hurt, tmp_path, monkeypatch):
     """Whatever is tried drops by a half: all layers but one are tried, and the build says so."""
     from edgekit.search.context import BuildContext
 
@@ -335,6 +341,7 @@ def test_a_budget_that_nobody_holds_leaves_nothing(hurt, tmp_path):
 # ---- the same again
 
 
+@pytest.mark.slow
 def test_the_size_that_counts_is_that_of_the_whole_bundle(build, tmp_path):
     """With golden inputs, race and manifest, not of graphs and assets alone."""
     aim = target(tmp_path / "one.toml")
@@ -352,6 +359,7 @@ def test_the_size_that_counts_is_that_of_the_whole_bundle(build, tmp_path):
     ).bundle.size == pytest.approx(bundle.size, abs=200)
 
 
+@pytest.mark.slow
 def test_a_search_that_is_gone_through_again_races_nothing_again(build, tmp_path, monkeypatch):
     """Where the whole bundle is too large the others are judged anew, by the times that are there, whatever time is allowed."""
     raced, real = [], race.time_candidates
@@ -365,7 +373,7 @@ def test_a_search_that_is_gone_through_again_races_nothing_again(build, tmp_path
         target(tmp_path / "one.toml", ("dynamic", "float32")),
         {"no_cache": True, "force": True, "max_time": 10_000},
     )
-    first = build(target=aim, **options).bundle
+    first = build(target=aim, max_time=0).bundle
     smallest_mb = min(t.size_mb for t in first.manifest.trials)
     bare_mb = sum(f.size for name, f in first.manifest.files.items() if name.startswith(("graphs/", "assets/"))) / 2**20
     limit_mb = (bare_mb + 2 * smallest_mb) / 3
@@ -482,6 +490,7 @@ def test_buckets_are_tried_where_the_backend_gains_from_them(float32_openvino):
         assert edges[-1] <= small.MAX_LENGTH
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shapes", [(), (12, 40)], ids=str)
 def test_buckets_that_the_target_says_are_not_searched(build, tmp_path, tiny_module, shapes):
     """None of them is an answer too."""
@@ -496,6 +505,7 @@ def test_buckets_that_the_target_says_are_not_searched(build, tmp_path, tiny_mod
         np.testing.assert_allclose(small.logits(session, texts), small.torch_logits(tiny_module, texts), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_throughput(build, tmp_path, tiny_module):
     aim = small.target(tmp_path / "many.toml", ("float32",), extra='threads = 2\nmax_batch = 6\nuse = "throughput"')
     manifest = build(target=aim).bundle.manifest
@@ -671,6 +681,7 @@ def test_each_variant_passes_the_golden_test(for_device, place):
         assert golden.check(session).difference < 1e-5
 
 
+@pytest.mark.slow
 def test_two_backends_share_one_graph(tmp_path, tiny_model, tiny_samples):
     aim = target(tmp_path / "device.toml", ("float32",), ("openvino", "onnxruntime"), extra='choose_on = "device"')
     made = edgekit.build(
@@ -688,6 +699,7 @@ def without_openvino(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preferred", [("openvino",), ("openvino", "onnxruntime")], ids=len)
 def test_a_backend_that_this_machine_has_not(build, tmp_path, without_openvino, tiny_module, preferred):
     """ONNX Runtime stands in for it where accuracy is looked at; it is shipped, in the buckets that the target says."""
@@ -732,6 +744,7 @@ def test_a_race_at_the_first_load_times_each_variant(for_device):
     assert all(run.ms > 0 for run in runs)
 
 
+@pytest.mark.slow
 def test_none_inside_the_budget_for_a_device(build, tmp_path):
     aim = target(tmp_path / "device.toml", ("dynamic", "float32"), extra='choose_on = "device"')
     with refused("budget-none-inside", "size_mb"):
@@ -739,6 +752,7 @@ def test_none_inside_the_budget_for_a_device(build, tmp_path):
     assert left(tmp_path / "place") == []
 
 
+@pytest.mark.slow
 def test_two_variants_that_are_too_large_together_are_one(build, tmp_path):
     aim = target(tmp_path / "device.toml", ("dynamic", "float32"), extra='choose_on = "device"')
     both = build(target=aim).bundle
@@ -854,6 +868,7 @@ def built_for(build, tmp_path, instructions):
     return build(target=aim).bundle.manifest
 
 
+@pytest.mark.slow
 def test_a_cpu_without_int8_dot_products_gets_7_bits(build, tmp_path):
     manifest = built_for(build, tmp_path, ["avx2"])
     (variant,) = manifest.variants
@@ -867,6 +882,7 @@ def test_a_cpu_without_int8_dot_products_gets_7_bits(build, tmp_path):
     edgekit.load(tmp_path / "place" / "out").close()
 
 
+@pytest.mark.slow
 def test_a_cpu_with_int8_dot_products_gets_8_bits(build, tmp_path):
     manifest = built_for(build, tmp_path, ["avx2", "avx512f", "avx512_vnni"])
     (variant,) = manifest.variants
@@ -881,6 +897,7 @@ def test_a_cpu_with_int8_dot_products_gets_8_bits(build, tmp_path):
             edgekit.load(tmp_path / "place" / "out")
 
 
+@pytest.mark.slow
 def test_a_build_for_arm_where_int8_saturates(build, tmp_path, monkeypatch):
     """What it is for does not saturate, what scores it does: said beside the table. And the bundle is for no x86 without VNNI, wherever it was made."""
     monkeypatch.setattr(checks, "cpu_instructions", lambda: ("avx2",))
@@ -921,6 +938,7 @@ def test_8_bits_where_they_saturate_are_refused_before_any_work(build, tmp_path)
         build(target=file, progress=lambda step, *_: pytest.fail(f"work began: {step}"))
 
 
+@pytest.mark.slow
 def test_a_backend_that_computes_wrong_results_takes_no_part(build, tmp_path, monkeypatch):
     """It is named beside the table; where there is no other one, nothing begins."""
     monkeypatch.setattr(openvino, "_fault", lambda device: "a layer is wrong")
@@ -938,6 +956,7 @@ def test_a_backend_that_computes_wrong_results_takes_no_part(build, tmp_path, mo
             )
 
 
+@pytest.mark.slow
 def test_bits_that_are_asked_for(build, tmp_path):
     file = target(tmp_path / "seven.toml", ("dynamic",), extra='instructions = ["avx2", "avx_vnni"]')
     file.write_text(file.read_text() + "weight_bits = 7\n")

@@ -10,6 +10,7 @@ import small
 from refusals import refused
 
 import edgekit
+from edgekit.compress._layers import keep_layers
 from edgekit.compress.recipe import parse_recipe
 from edgekit.search.pruning import prune
 from edgekit.source import read
@@ -21,68 +22,48 @@ NEURONS = 8192  # so many that they take nearly all of the time: they can go, an
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory):
-    """A model with far too many neurons, and samples for it."""
+    """A model of one layer with far too many neurons, and samples for it."""
     folder = tmp_path_factory.mktemp("wide")
-    module = small.module(neurons=NEURONS)
+    module = keep_layers(small.module(neurons=NEURONS), (0,)).eval()
     module.save_pretrained(folder / "model")
     small.tokenizer().save_pretrained(folder / "model")
     train = small.write_jsonl(
         folder / "train.jsonl", [{"text": f"{t} {small.CANARY}"} for t in small.texts(60, seed=41)]
     )
     dev = small.write_jsonl(folder / "dev.jsonl", small.labelled(module, small.texts(200, seed=43), count=60, wrong=3))
-    target = small.target(folder / "t.toml", ("dynamic",))
+    target = small.target(folder / "t.toml", ("dynamic",), extra="threads = 1")
     return SimpleNamespace(model=folder / "model", train=train, dev=dev, target=target)
 
 
-def test_the_verb(wide, tmp_path):
-    options = [
-        "--speedup",
-        "1.5",
-        "--target",
-        wide.target,
-        "--samples",
-        wide.train,
-        "--eval",
-        wide.dev,
-        "-o",
-        tmp_path / "out",
-        "--no-recover",
-    ]
-    done = small.edgekit("prune", wide.model, *options, timeout=600)
-    assert done.returncode == 0, done.stderr.decode()
-    lines = done.stdout.decode().splitlines()
-    assert lines[0].split() == ["layer", "heads", "neurons"]
-    found = widths(read(tmp_path / "out").module)
-    assert lines[1].split()[4:] == [str(NEURONS), "->", str(found[0][1])]
-    assert sum(n for _, n in found) < 0.8 * 2 * NEURONS, "a third of the time is more than a fifth of the neurons"
-    assert all(n % 64 == 0 and h >= 1 for h, n in found)
-    assert float(lines[3].split()[0]) >= 1.3
-    assert lines[4].startswith("Student: accuracy 0.")
-    assert lines[-1] == f"Wrote {tmp_path / 'out'}."
-    assert small.CANARY not in done.stdout.decode() + done.stderr.decode()
-    assert not any(small.CANARY.encode() in f.read_bytes() for f in (tmp_path / "out").iterdir())
+@pytest.mark.slow
+@pytest.mark.train
+def test_the_verb_and_a_build(wide, tmp_path, monkeypatch):
+    """Both on one clock: the plan that the verb leaves in the cache is the one that the build takes, and no other one."""
+    check_verb(wide, tmp_path / "verb")
     with refused("output-exists"):
         prune(
             wide.model,
             speedup=1.5,
             samples=wide.train,
             eval=wide.dev,
-            out=tmp_path / "out",
+            out=tmp_path / "verb",
             options=PruneOptions(target=wide.target),
         )
-
-
-def test_a_pruned_model_competes_in_a_build(wide, tmp_path, monkeypatch):
     said = {"speedup": 1.5, "epochs": 1, "copies": 0, "precision": "float32"}
-    made = small.build(
-        wide.model,
-        samples=wide.train,
-        eval=wide.dev,
-        out=tmp_path / "out",
-        target=wide.target,
-        distill=[said],
-        budget={"accuracy_drop": 1.0},
-    )
+
+    def build(out, recipe=said, **options):
+        return small.build(
+            wide.model,
+            samples=wide.train,
+            eval=wide.dev,
+            out=tmp_path / out,
+            target=wide.target,
+            distill=[recipe],
+            budget={"accuracy_drop": 1.0},
+            **options,
+        )
+
+    made = build("out")
     sizes = {t.model: t.size_mb for t in made.bundle.manifest.trials}
     assert set(sizes) == {"", "pruned 1.5 x"}
     assert sizes["pruned 1.5 x"] < sizes[""]
@@ -90,29 +71,28 @@ def test_a_pruned_model_competes_in_a_build(wide, tmp_path, monkeypatch):
         assert np.isfinite(small.logits(session, ["a fine film", "it was dull"])).all()
     # On record is how it was pruned too: with another cache the same model comes out, and no clock is asked.
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "empty"))
-    again = small.build(
-        wide.model, samples=wide.train, eval=wide.dev, out=tmp_path / "again", target=wide.target, distill=[said], budget={"accuracy_drop": 1.0},
-        race=tmp_path / "out" / "race.json",
-    )  # fmt: skip
+    again = build("again", race=tmp_path / "out" / "race.json")
     assert again.bundle.manifest.trials == made.bundle.manifest.trials
     with refused("race-record-other"):
-        small.build(
-            wide.model, samples=wide.train, eval=wide.dev, out=tmp_path / "other", target=wide.target, distill=[{**said, "speedup": 1.4}],
-            budget={"accuracy_drop": 1.0}, race=tmp_path / "out" / "race.json",
-        )  # fmt: skip
+        build("other", {**said, "speedup": 1.4}, race=tmp_path / "out" / "race.json")
 
 
-def test_more_than_can_be_had(wide, tmp_path):
-    with refused("prune-speedup", "90.00"):
-        prune(
-            wide.model,
-            speedup=90,
-            samples=wide.train,
-            eval=wide.dev,
-            out=tmp_path / "out",
-            options=PruneOptions(target=wide.target),
-        )
-    assert not (tmp_path / "out").exists()
+def check_verb(wide, out):
+    """Prune by the command line, without a training."""
+    options = ["--speedup", "1.5", "--target", wide.target, "--samples", wide.train, "--eval", wide.dev, "-o", out]
+    done = small.edgekit("prune", wide.model, *options, "--no-recover", timeout=600)
+    assert done.returncode == 0, done.stderr.decode()
+    lines = done.stdout.decode().splitlines()
+    assert lines[0].split() == ["layer", "heads", "neurons"]
+    ((heads, neurons),) = widths(read(out).module)
+    assert lines[1].split()[4:] == [str(NEURONS), "->", str(neurons)]
+    assert neurons < 0.8 * NEURONS, "a third of the time is more than a fifth of the neurons"
+    assert neurons % 64 == 0 and heads >= 1
+    assert float(lines[2].split()[0]) >= 1.3
+    assert lines[3].startswith("Student: accuracy 0.")
+    assert lines[-1] == f"Wrote {out}."
+    assert small.CANARY not in done.stdout.decode() + done.stderr.decode()
+    assert not any(small.CANARY.encode() in f.read_bytes() for f in out.iterdir())
 
 
 def test_another_device_has_no_clock_here(wide, tmp_path):

@@ -156,6 +156,7 @@ def test_time_that_is_used_up_leaves_four_rounds(float32_ort):
     )
 
 
+@pytest.mark.slow
 def test_answers_in_batches_are_those_of_one_by_one(float32_bundle, tiny_module):
     expected = small.torch_logits(tiny_module, TEXTS)
     told = []
@@ -187,6 +188,7 @@ def test_answers_to_more_texts_than_a_request_holds(float32_ort, tiny_module):
     assert [done for _, done, _ in told] == [50, 100, 130]
 
 
+@pytest.mark.slow
 def test_lists_are_cut_so_that_the_largest_call_fits_into_the_memory(float32_ort):
     """A limit between the peaks at one row and at all; what is cut by is what the peak was measured at."""
     one = measure_candidate(candidate(float32_ort, rows="alone"), TEXTS[:4], 64, None, silent)

@@ -25,7 +25,7 @@ ANSWERS = Gates(OFF.latency, AccuracyGates(), OFF.footprint)
 @pytest.fixture(scope="module")
 def build(tmp_path_factory, tiny_model, tiny_samples):
     folder = tmp_path_factory.mktemp("guard")
-    aim = small.target(folder / "exact.toml")
+    aim = small.target(folder / "exact.toml", extra="threads = 1")
 
     def call(rows, **options):
         dev = small.write_jsonl(folder / "dev.jsonl", rows)
@@ -36,6 +36,7 @@ def build(tmp_path_factory, tiny_model, tiny_samples):
     return call
 
 
+@pytest.mark.slow
 def test_labels_in_another_order_stop_a_build(build, tiny_samples):
     order = dict(zip(small.LABELS, (small.LABELS[1], small.LABELS[0], *small.LABELS[2:]), strict=True))
     rows = [{**row, "label": order[row["label"]]} for row in tiny_samples.rows]
@@ -47,6 +48,7 @@ def test_labels_in_another_order_stop_a_build(build, tiny_samples):
     assert "another numbering" in " ".join(result.table().split())
 
 
+@pytest.mark.slow
 def test_the_right_order_is_built_and_kept(build, tiny_samples):
     manifest = build(tiny_samples.rows).bundle.manifest
     check = manifest.reference_check
@@ -55,6 +57,7 @@ def test_the_right_order_is_built_and_kept(build, tiny_samples):
     assert not any("different inputs" in note for note in manifest.notes)
 
 
+@pytest.mark.slow
 def test_repeated_rows_are_told(build, tiny_samples):
     result = build([*tiny_samples.rows, *tiny_samples.rows[:30]])
     assert f"{len(tiny_samples.rows) + 30} rows have {len(tiny_samples.rows)} different inputs" in " ".join(
@@ -65,7 +68,8 @@ def test_repeated_rows_are_told(build, tiny_samples):
     assert "12 different inputs, too few" in " ".join(few.notes)
 
 
-@pytest.mark.parametrize("times", [1, 4])
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("times", [1, 2])
 def test_a_check_of_the_same_rows_several_times(float32_ort, tiny_samples, tmp_path, times):
     dev = small.write_jsonl(tmp_path / "dev.jsonl", tiny_samples.rows * times)
     before = np.load(_logits(float32_ort, tiny_samples, tmp_path))
@@ -80,8 +84,8 @@ def test_a_check_of_the_same_rows_several_times(float32_ort, tiny_samples, tmp_p
 
 
 def _logits(bundle, tiny_samples, folder):
-    session = edgekit.load(bundle)
-    logits = [small.logits(session, [row["text"]])[0] for row in tiny_samples.rows]
+    with edgekit.load(bundle) as session:
+        logits = small.logits(session, [row["text"] for row in tiny_samples.rows])
     np.save(folder / "logits.npy", np.float32(logits))
     return folder / "logits.npy"
 
@@ -136,6 +140,8 @@ def test_case_multi(case):
         assert truth(task, samples.read(folder / name)) == right, name
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
 def test_case_regression(case, tmp_path):
     folder = case("regression")
     for name in ("model", "next"):
@@ -144,7 +150,7 @@ def test_case_regression(case, tmp_path):
             samples=folder / "cal.jsonl",
             eval=folder / "dev.jsonl",
             out=tmp_path / name,
-            target=small.target(tmp_path / "exact.toml"),
+            target=small.target(tmp_path / "exact.toml", extra="threads = 1"),
             accept_reference=name == "next",
         )
     found = verbs.check(
@@ -154,12 +160,13 @@ def test_case_regression(case, tmp_path):
     assert {g.name: g.verdict for g in found.gates}["accuracy.error"] == "regression"
 
 
+@pytest.mark.slow
 def test_case_order(case, tmp_path):
     folder = case("order")
     options = {
         "samples": folder / "cal.jsonl",
         "out": tmp_path / "out",
-        "target": small.target(tmp_path / "exact.toml"),
+        "target": small.target(tmp_path / "exact.toml", extra="threads = 1"),
     }
     with refused("model-unlike-labels", "0", "CONTRADICTION", "2", "ENTAILMENT"):
         small.build(folder / "model", eval=folder / "dev.jsonl", **options)

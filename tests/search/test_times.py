@@ -21,13 +21,11 @@ QUIET = {"seconds": 2.0, "others": 0.01, "stolen": 0.0, "queue": 0.5}
 
 
 @pytest.fixture
-def build(tiny_model, tiny_samples, tiny_build, tmp_path, monkeypatch):
-    """Builds float32 on one backend, from a cache that holds what the session's builds have exported."""
+def build(tiny_model, tiny_samples, own_cache, tmp_path, monkeypatch):
+    """Builds float32 on one backend, in a cache of its own."""
     monkeypatch.setattr(busy, "OTHERS", 0.10)
     monkeypatch.setattr(busy, "STOLEN", 0.02)
-    cache = small.copy(tiny_build.cache, tmp_path / "cache")
-    monkeypatch.setenv("EDGEKIT_CACHE", str(cache))
-    aim = small.target(tmp_path / "one.toml", backends=("onnxruntime",))
+    aim = small.target(tmp_path / "one.toml", backends=("onnxruntime",), extra="threads = 1")
 
     def call(**options):
         return small.build(
@@ -40,7 +38,7 @@ def build(tiny_model, tiny_samples, tiny_build, tmp_path, monkeypatch):
             **options,
         )
 
-    call.cache = cache
+    call.cache = own_cache
     return call
 
 
@@ -64,6 +62,7 @@ def quiet(cache):
         set_busy(cache, step)
 
 
+@pytest.mark.slow
 def test_when_times_are_measured_again(build):
     build()
     quiet(build.cache)
@@ -100,7 +99,9 @@ def test_when_times_are_measured_again(build):
     assert (asked.remeasured, "export" in asked.reused) == ((), True)
 
 
+@pytest.mark.slow
 def test_without_the_cache_nothing_is_taken_from_it_or_left_in_it(build):
+    build()
     before = {f: f.stat().st_mtime_ns for f in build.cache.rglob("*")}
     result = build(no_cache=True)
     assert result.reused == ()
