@@ -12,6 +12,7 @@ import shutil
 
 import pytest
 import small
+from measuring import quick
 from refusals import refused
 
 import edgekit
@@ -33,7 +34,6 @@ from edgekit.spec import project as projects
 from edgekit.spec.errors import IntegrityError
 from edgekit.spec.gates import AccuracyGates, FootprintGates, Gates, LatencyGates
 from edgekit.spec.options import PruneOptions, TrimVocabOptions
-from edgekit.timing import interleaved
 
 VERBS = sorted(m.name.rstrip("_") for m in pkgutil.iter_modules(verbs_path) if not m.name.startswith("_"))
 RENAMED = {"eval": "evaluate"}
@@ -48,14 +48,10 @@ FUNCTIONS = [name for name in edgekit.__all__ if inspect.isfunction(getattr(edge
 OPEN = Gates(LatencyGates(9.0, None, None), AccuracyGates(0.05), FootprintGates(9.0, 1.0, 0.1, None))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Shorter turns and fewer processes: what is tested is not how well they measure."""
-    from edgekit.report import run
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(interleaved, "_MEASURE_S", 0.1)
-        patch.setattr(run, "_PROCESSES", 4)
+@pytest.fixture(autouse=True)
+def quick_timing():
+    """Fewer processes than decide a gate of a time: where a test is about one, it asks for four."""
+    with quick(processes=1):
         yield
 
 
@@ -199,6 +195,7 @@ def built(tmp_path_factory, tiny_model, tiny_samples):
     return first, again
 
 
+@pytest.mark.slow
 def test_rows_in_memory_build_what_a_file_builds_and_are_found_in_the_cache(built, tiny_samples):
     first, again = built
     manifests = [result.bundle.manifest for result in built]
@@ -209,12 +206,14 @@ def test_rows_in_memory_build_what_a_file_builds_and_are_found_in_the_cache(buil
     assert small.CANARY.encode() not in b"".join(p.read_bytes() for p in first.bundle.path.rglob("*") if p.is_file())
 
 
+@pytest.mark.slow
 def test_a_build_is_shown_and_recorded(built):
     first, _ = built
     assert str(first.bundle.path) in first.text()
     assert json.loads(json.dumps(first.record()))["manifest"]["task"] == "text-classification"
 
 
+@pytest.mark.slow
 def test_evaluate_takes_rows_and_files_alike(built, tiny_samples):
     path = built[0].bundle.path
     of_file = edgekit.evaluate(path, tiny_samples.dev)
@@ -223,12 +222,27 @@ def test_evaluate_takes_rows_and_files_alike(built, tiny_samples):
     assert of_rows.text() and of_rows.record()["score_name"] == "accuracy"
 
 
-def test_baseline_compare_and_check_take_rows(built, tiny_samples, tmp_path):
+@pytest.fixture(scope="module")
+def baseline(built, tiny_samples, tmp_path_factory):
+    """The result of ``edgekit.baseline``; its bundle is not where it was."""
+    folder = tmp_path_factory.mktemp("baseline")
+    bundle = small.copy(built[0].bundle.path, folder / "moved")
+    with quick():
+        result = edgekit.baseline(
+            bundle, tiny_samples.rows, file=folder / "baseline.json", options=BaselineOptions(seed=1)
+        )
+    shutil.rmtree(bundle)
+    return result
+
+
+@pytest.mark.slow
+def test_baseline_compare_and_check_take_rows(baseline, built, tiny_samples, tmp_path):
     path, rows = built[0].bundle.path, tiny_samples.rows
-    kept = edgekit.baseline(path, rows, file=tmp_path / "baseline.json", options=BaselineOptions(seed=1))
-    assert kept.written == (tmp_path / "baseline.json",)
+    (file,) = baseline.written
+    assert file.name == "baseline.json" and file.is_file()
     options = CheckOptions(gates=OPEN, max_time=0.0, report=tmp_path / "report")
-    checked = edgekit.check(built[1].bundle.path, tmp_path / "baseline.json", Rows(rows), options=options)
+    with quick():
+        checked = edgekit.check(built[1].bundle.path, file, Rows(rows), options=options)
     assert checked.passed and checked.exit_code == 0, checked.text()
     assert {file.name for file in checked.written} >= {"report.html", "report.json"}
     assert checked.report.accuracy.drop == 0.0
@@ -237,6 +251,7 @@ def test_baseline_compare_and_check_take_rows(built, tiny_samples, tmp_path):
     assert compared.report.kind == "compare" and "pass" in compared.text()
 
 
+@pytest.mark.slow
 def test_a_check_that_fails_is_no_exception(built, tiny_samples):
     tight = Gates(budget=edgekit.Budget(size_mb=0.001))
     options = CheckOptions(gates=tight, max_time=0.0)
@@ -244,6 +259,7 @@ def test_a_check_that_fails_is_no_exception(built, tiny_samples):
     assert not result.passed and result.exit_code == 3
 
 
+@pytest.mark.slow
 def test_a_check_needs_a_baseline_or_the_noise_alone(built, tiny_samples):
     path = built[0].bundle.path
     with refused("option-missing"):
@@ -252,6 +268,7 @@ def test_a_check_needs_a_baseline_or_the_noise_alone(built, tiny_samples):
     assert noise.report.kind == "self-check"
 
 
+@pytest.mark.slow
 def test_measure_takes_rows(built, tiny_samples):
     options = MeasureOptions(scenarios=(), max_time=0.0, slices=("label",))
     result = edgekit.measure(built[0].bundle.path, tiny_samples.rows, options=options)
@@ -272,6 +289,7 @@ def test_rows_that_are_wrong_are_refused_before_anything_is_loaded(tiny_model, t
         edgekit.build(tiny_model, samples=tiny_samples.rows, eval=tiny_samples.rows, options=options, **sides)
 
 
+@pytest.mark.train
 def test_distill_prune_and_trim_take_rows(tiny_model, tiny_samples, tmp_path):
     train = [{"text": row["text"]} for row in tiny_samples.rows]
     options = DistillOptions(layers=1, training=Training(epochs=1, copies=0))
@@ -290,6 +308,7 @@ def test_distill_prune_and_trim_take_rows(tiny_model, tiny_samples, tmp_path):
 # ---- bundles
 
 
+@pytest.mark.slow
 def test_a_bundle_is_packed_unpacked_signed_and_verified(built, tmp_path):
     path = built[0].bundle.path
     packed = edgekit.pack(path, tmp_path / "one.edge")
@@ -309,6 +328,7 @@ def test_a_bundle_is_packed_unpacked_signed_and_verified(built, tmp_path):
         edgekit.verify(path, trust=trust)
 
 
+@pytest.mark.slow
 def test_a_bundle_and_the_targets_are_shown(built):
     info = edgekit.inspect(built[0].bundle.path)
     assert "text-classification" in info.text() and info.record()["task"] == "text-classification"
@@ -317,6 +337,7 @@ def test_a_bundle_and_the_targets_are_shown(built):
     assert one.name == "cpu" and edgekit.targets("cpu").record()
 
 
+@pytest.mark.slow
 def test_a_bundle_is_compiled_and_timed(built):
     assert edgekit.compile(built[0].bundle.path).record()["chosen"] == "dynamic on onnxruntime"
     timed = edgekit.bench(built[0].bundle.path, options=BenchOptions(batches=(1,), lengths=(8,), seconds=0.05))
@@ -353,6 +374,7 @@ def by_metric(tmp_path_factory, tiny_model, tiny_samples, built):
     )
 
 
+@pytest.mark.slow
 def test_a_build_goes_by_the_metric_and_its_manifest_names_it(by_metric, tiny_samples):
     manifest = by_metric.bundle.manifest
     assert manifest.score_name == "errors"
@@ -360,6 +382,7 @@ def test_a_build_goes_by_the_metric_and_its_manifest_names_it(by_metric, tiny_sa
     assert "errors" in by_metric.text()
 
 
+@pytest.mark.slow
 def test_a_budget_holds_an_error_from_above(tmp_path, tiny_model, tiny_samples, by_metric):
     target = small.target(tmp_path / "one.toml", methods=("dynamic",), backends=("onnxruntime",))
     metric = FunctionMetric(name="errors", function=errors, higher_is_better=False)
@@ -374,6 +397,7 @@ def test_a_budget_holds_an_error_from_above(tmp_path, tiny_model, tiny_samples, 
     )
 
 
+@pytest.mark.slow
 def test_evaluate_and_compare_score_the_metric_beside_the_tasks(by_metric, built, tiny_samples):
     path = by_metric.bundle.path
     scores = edgekit.evaluate(path, tiny_samples.rows, options=EvaluateOptions(metric=macro_recall))
@@ -384,6 +408,7 @@ def test_evaluate_and_compare_score_the_metric_beside_the_tasks(by_metric, built
     assert accuracy.low <= accuracy.drop <= accuracy.high
 
 
+@pytest.mark.slow
 def test_a_drop_against_the_build_is_not_told_of_another_metric(by_metric, built, tiny_samples):
     limits = Gates(budget=edgekit.Budget(accuracy_drop=0.5))
     of_rows = {"gates": limits, "scenarios": (), "max_time": 0.0}
@@ -393,16 +418,15 @@ def test_a_drop_against_the_build_is_not_told_of_another_metric(by_metric, built
     assert edgekit.measure(by_metric.bundle.path, tiny_samples.rows, options=same).exit_code == 0
 
 
-def test_a_baseline_of_another_metric_is_scored_anew(by_metric, built, tiny_samples, tmp_path):
-    small.copy(built[0].bundle.path, tmp_path / "moved")
-    edgekit.baseline(tmp_path / "moved", tiny_samples.rows, file=tmp_path / "baseline.json")
-    shutil.rmtree(tmp_path / "moved")
+@pytest.mark.slow
+def test_a_baseline_of_another_metric_is_scored_anew(by_metric, baseline, tiny_samples):
     options = CheckOptions(metric=macro_recall, gates=OPEN, max_time=0.0)
-    report = edgekit.check(by_metric.bundle.path, tmp_path / "baseline.json", tiny_samples.rows, options=options).report
+    report = edgekit.check(by_metric.bundle.path, baseline.written[0], tiny_samples.rows, options=options).report
     assert [subject.score_name for subject in report.subjects] == ["macro_recall", "macro_recall"]
     assert report.subjects[0].score == pytest.approx(report.accuracy.before)
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_a_metric_by_its_place(by_metric, tiny_samples, tmp_path):
     (tmp_path / "own_scores.py").write_text("def half(predictions, truths):\n    return 0.5\n", "utf-8")
     done = small.edgekit(

@@ -34,15 +34,17 @@ CANDIDATES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _filled_cache(tiny_build, monkeypatch):
-    """What the session's build exported and quantized is taken again."""
-    monkeypatch.setenv("EDGEKIT_CACHE", str(tiny_build.cache))
+@pytest.fixture
+def filled_cache(tiny_build, tmp_path_factory, monkeypatch):
+    """A copy of the session's build cache: its export and its quantized graphs are reused."""
+    folder = small.copy(tiny_build.cache, tmp_path_factory.mktemp("filled") / "cache")
+    monkeypatch.setenv("EDGEKIT_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture
-def build(tiny_model, tiny_samples, tiny_build, tmp_path):
-    """``edgekit.build`` with the session's model, samples and filled cache, into a folder of its own."""
+def build(tiny_model, tiny_samples, tmp_path):
+    """``edgekit.build`` with the session's model and samples, into a folder of its own."""
     (tmp_path / "place").mkdir()
 
     def call(**options):
@@ -139,31 +141,16 @@ def test_a_fresh_build_reuses_nothing(tiny_build):
     assert len(repr(tiny_build.result)) < 2500
 
 
-def test_the_second_build_reuses_all_and_is_the_same(build, tmp_path, monkeypatch):
-    """In a cache of its own: other tests measure the same candidates again."""
-    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
-    first = build()
-    assert first.reused == ()
-    before = content(tmp_path / "place" / "out")
-    result = build(force=True)
-    held = {"static on the evaluation rows", "dynamic on the evaluation rows"}
-    assert set(result.reused) == {"export", "torch reference", "static", "dynamic", "answers", "race"} | held
-    assert content(tmp_path / "place" / "out") == before
-    assert left(tmp_path / "place") == ["out"]
-
-
-def test_force_replaces(build, tiny_build, tmp_path):
+def test_the_second_build_reuses_all_replaces_and_is_the_same(build, filled_cache, tiny_build, tmp_path):
     with refused("output-exists"):
         build(out=tiny_build.path)
     out = small.copy(tiny_build.path, tmp_path / "place" / "out")
     (out / "golden.npz").write_bytes(b"damaged")
-    build(force=True)
-    times = {"manifest.json", "race.json"}  # of candidates that other tests measure again
-    replaced, expected = content(out), content(tiny_build.path)
-    assert replaced.keys() == expected.keys()
-    assert {name: replaced[name] for name in replaced.keys() - times} == {
-        name: expected[name] for name in expected.keys() - times
-    }
+    result = build(force=True)
+    rows = {"static on the evaluation rows", "dynamic on the evaluation rows"}
+    assert set(result.reused) == {"export", "torch reference", "static", "dynamic", "answers", "race"} | rows
+    assert content(out) == content(tiny_build.path)
+    assert left(tmp_path / "place") == ["out"]
     open_bundle(out)
 
 
@@ -208,7 +195,7 @@ def test_a_full_cache_loses_nothing_that_the_build_still_needs(by_command):
     assert sorted(set(kept)) == ["answers", "export", "outputs", "race", "reference", "static"]
 
 
-def test_the_same_build_in_another_process_makes_the_same_bytes(by_command, build, tiny_build, tmp_path):
+def test_the_same_build_in_another_process_makes_the_same_bytes(by_command, build, filled_cache, tiny_build, tmp_path):
     """Graphs come from two exports and two calibrations; only times differ."""
     folder, target, _, _ = by_command
     build(target=target)
@@ -242,7 +229,8 @@ def test_an_int8_bundle_answers_nearly_like_torch(by_command, tiny_module):
     assert (found.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.8
 
 
-def test_a_head_of_ones_own_on_pairs_with_several_labels(tmp_path, tiny_build):
+@pytest.mark.slow
+def test_a_head_of_ones_own_on_pairs_with_several_labels(tmp_path, monkeypatch):
     """``module=`` with a forward of its own: nothing of it is kept in the cache, its answers are torch's."""
     import torch
 
@@ -286,7 +274,8 @@ def test_a_head_of_ones_own_on_pairs_with_several_labels(tmp_path, tiny_build):
                 if label or len(columns) == 2
             )
     kept = [row.any() for row in given]
-    before = left(tiny_build.cache)
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
     result = small.build(
         module=module,
         processor=small.tokenizer(),
@@ -298,7 +287,7 @@ def test_a_head_of_ones_own_on_pairs_with_several_labels(tmp_path, tiny_build):
         out=tmp_path / "out",
     )
     assert result.reused == ()
-    assert set(left(tiny_build.cache)) == set(before), "its code has no digest"
+    assert left(tmp_path / "cache") == [], "its code has no digest"
     manifest = result.bundle.manifest
     metrics = pytest.importorskip("sklearn.metrics")
     truth = metrics.f1_score(given[kept], logits[kept] > 0, average="micro")
@@ -315,7 +304,7 @@ def test_a_head_of_ones_own_on_pairs_with_several_labels(tmp_path, tiny_build):
         ]
 
 
-def test_a_model_that_differs_in_its_labels_alone(build, tiny_model, tiny_samples, tiny_build, tmp_path):
+def test_a_model_that_differs_in_its_labels_alone(build, filled_cache, tiny_model, tiny_samples, tmp_path):
     """Its float graph, and with it the graph of each method, is in the cache; tokenizer and labels of that must not come along."""
     other = small.copy(tiny_model, tmp_path / "other-name")
     config = json.loads((other / "config.json").read_text())
@@ -336,7 +325,7 @@ def test_a_model_that_differs_in_its_labels_alone(build, tiny_model, tiny_sample
     assert result.bundle.manifest.provenance["model"] == "other-name"
 
 
-def test_a_model_under_another_name(build, tiny_model, tiny_build, tmp_path):
+def test_a_model_under_another_name(build, filled_cache, tiny_model, tmp_path):
     result = build(model=small.copy(tiny_model, tmp_path / "renamed"))
     assert "export" in result.reused
     assert result.bundle.manifest.provenance["model"] == "renamed"
@@ -417,34 +406,8 @@ def test_a_label_that_the_model_does_not_know(build, tiny_samples, tmp_path):
     assert left(tmp_path / "place") == []
 
 
-def test_a_budget_that_cannot_be_met(build, tiny_samples, tiny_model, tmp_path):
-    with refused("budget-none-inside") as caught:
-        build(budget={"size_mb": 0.01, "p50_ms": 1e-6, "memory_mb": 1})
-    for method, backend in CANDIDATES:
-        assert re.search(
-            rf"{method} on {backend}: over budget: p50_ms .* ms over 1e-06 ms, memory_mb .* MB over 1 MB, size_mb .* MB over 0.01 MB",
-            str(caught.value),
-        )
-    assert left(tmp_path / "place") == []
-    arguments = (
-        "--samples",
-        tiny_samples.train,
-        "--eval",
-        tiny_samples.dev,
-        "-o",
-        tmp_path / "place" / "out",
-        "--budget",
-        "size_mb=0.01",
-    )
-    done = small.edgekit("build", tiny_model, *arguments, "--budget", "memory_mb=1")
-    assert (done.returncode, done.stdout) == (3, b"")
-    said = done.stderr.decode()
-    assert "edgekit: error[budget-none-inside]: " in said
-    assert "Traceback" not in said
-    assert left(tmp_path / "place") == []
-
-
-def test_a_full_disk_at_the_end(build):
+@pytest.mark.system
+def test_a_full_disk_at_the_end(build, filled_cache):
     with small.tiny_disk("64k") as disk:
         with refused("disk-full"):
             build(out=disk / "out")
@@ -461,7 +424,7 @@ def test_a_place_that_cannot_be_written(build, tmp_path):
 
 
 @contextlib.contextmanager
-def started(tmp_path, tiny_model, train, dev, **environment):
+def started(tmp_path, tiny_model, train, dev, *options, **environment):
     (tmp_path / "place").mkdir(exist_ok=True)
     (tmp_path / "temporary").mkdir(exist_ok=True)
     command = [
@@ -476,6 +439,7 @@ def started(tmp_path, tiny_model, train, dev, **environment):
         dev,
         "-o",
         tmp_path / "place" / "out",
+        *options,
     ]
     environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary"), **environment}
     with small.started(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as child:
@@ -497,6 +461,8 @@ def children(pid):
     return []
 
 
+@pytest.mark.slow
+@pytest.mark.system
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
 def test_stopped_while_it_exports(tiny_model, tiny_samples, tmp_path, number, code):
     cache = tmp_path / "cache"
@@ -520,9 +486,11 @@ def test_stopped_while_it_exports(tiny_model, tiny_samples, tmp_path, number, co
         assert small.without_steps(err.decode()) == "edgekit: interrupted; nothing was left behind.\n"
 
 
-def test_stopped_while_it_races(tiny_build, tiny_model, tiny_samples, tmp_path):
+@pytest.mark.system
+def test_stopped_while_it_races(filled_cache, tiny_model, tiny_samples, tmp_path):
+    target = small.target(tmp_path / "exact.toml")
     dev = small.write_jsonl(tmp_path / "other-dev.jsonl", tiny_samples.rows[:40])
-    with started(tmp_path, tiny_model, tiny_samples.train, dev) as child:
+    with started(tmp_path, tiny_model, tiny_samples.train, dev, "--target", target) as child:
         workers = wait_for(child, lambda: children(child.pid))
         time.sleep(0.3)
         child.send_signal(signal.SIGINT)
@@ -530,7 +498,7 @@ def test_stopped_while_it_races(tiny_build, tiny_model, tiny_samples, tmp_path):
     assert child.returncode == 130
     assert small.without_steps(err.decode()) == "edgekit: interrupted; nothing was left behind.\n"
     assert left(tmp_path / "place") == ours_in(tmp_path / "temporary") == []
-    assert [n for n in left(tiny_build.cache) if n.startswith(".new-")] == []
+    assert [n for n in left(filled_cache) if n.startswith(".new-")] == []
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
@@ -608,14 +576,3 @@ def test_nor_in_an_error(build, tmp_path, name):
         build(eval=tmp_path / file)
     assert file in str(caught.value)
     assert small.CANARY not in "".join(traceback.format_exception(caught.value))
-
-
-def test_nor_in_an_error_of_the_command_line(tmp_path, tiny_model, tiny_samples, tiny_build):
-    rows = [*tiny_samples.rows[:3], {"text": f"secret {small.CANARY}", "label": "nobody knows"}]
-    bad = small.write_jsonl(tmp_path / "bad.jsonl", rows)
-    done = small.edgekit("build", tiny_model, "--samples", tiny_samples.train, "--eval", bad, "-o", tmp_path / "out")
-    assert done.returncode == 2
-    assert b"edgekit: error[samples-label]: " in done.stderr
-    assert b"row 4" in done.stderr
-    assert not holds_canary(done.stdout + done.stderr)
-    assert left(tmp_path) == ["bad.jsonl"]

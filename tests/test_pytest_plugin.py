@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import small
+from measuring import quick
 from refusals import refused
 
 from edgekit.pytest_plugin import EdgekitWarning, assert_no_regression
@@ -30,16 +30,22 @@ def run(pytester):
     """Runs pytest on what is in its folder. The plugin is named: it is there whether the package was installed with its entry point or not."""
     (pytester.path / ".git").mkdir()
 
-    def ran(*options):
-        return pytester.runpytest_subprocess("-p", "edgekit.pytest_plugin", "-p", "no:cacheprovider", *options)
+    options = ("-p", "edgekit.pytest_plugin", "-p", "no:cacheprovider")
 
-    return SimpleNamespace(run=ran, file=pytester.makepyfile, path=pytester.path, pytester=pytester)
+    def ran(*more):
+        return pytester.runpytest_subprocess(*options, *more)
+
+    def ran_here(*more):
+        return pytester.runpytest_inprocess(*options, *more)
+
+    return SimpleNamespace(run=ran, run_here=ran_here, file=pytester.makepyfile, path=pytester.path, pytester=pytester)
 
 
 @pytest.fixture(scope="module")
 def baseline(tmp_path_factory, float32_ort, tiny_samples):
     file = tmp_path_factory.mktemp("baseline") / "b.json"
-    files.write(check.baseline(float32_ort, tiny_samples.dev), file)
+    with quick():
+        files.write(check.baseline(float32_ort, tiny_samples.dev), file)
     return file
 
 
@@ -67,9 +73,9 @@ def test_a_run_that_uses_nothing_of_it_pays_for_nothing(run):
 
 
 def test_help_names_what_it_adds(run):
-    result = run.run("--help")
+    result = run.run_here("--help")
     result.stdout.fnmatch_lines(["EdgeKit bundles:", "*--edgekit-bundle=FOLDER*", "*edgekit_bundle (string):*"])
-    result = run.run("--fixtures")
+    result = run.run_here("--fixtures")
     result.stdout.fnmatch_lines(["edgekit_bundle [[]session scope[]]*"])
 
 
@@ -127,7 +133,7 @@ def test_no_bundle_is_an_error_and_no_skip(run, text, said):
     run.file(USES)
     if text is not None:
         (run.path / "edgekit.toml").write_text(text)
-    result = run.run()
+    result = run.run_here()
     result.assert_outcomes(errors=2)
     result.stdout.fnmatch_lines([said])
     result.stdout.no_fnmatch_line("*pytest_plugin.py*")
@@ -136,14 +142,17 @@ def test_no_bundle_is_an_error_and_no_skip(run, text, said):
 # ---- assert_no_regression
 
 
+@pytest.mark.slow
 def test_a_bundle_that_is_as_good_passes(float32_ort, baseline, tiny_samples, tmp_path):
-    found = assert_no_regression(
-        float32_ort, baseline=baseline, samples=tiny_samples.dev, gates=WIDE, report=tmp_path / "report"
-    )
-    assert (found.kind, found.verdict, found.subjects[-1].name) == ("check", PASS, "exact")
+    with quick():
+        report = assert_no_regression(
+            float32_ort, baseline=baseline, samples=tiny_samples.dev, gates=WIDE, report=tmp_path / "report"
+        )
+    assert (report.kind, report.verdict, report.subjects[-1].name) == ("check", PASS, "onnxruntime")
     assert sorted(p.name for p in (tmp_path / "report").iterdir()) == sorted(NAMES)
 
 
+@pytest.mark.slow
 def test_the_fixture_knows_the_file_and_the_option(run, float32_ort, baseline, tiny_samples):
     """One test compares with a baseline of other answers: a regression, in words, and no traceback of ours."""
     found = files.read(baseline)
@@ -174,11 +183,12 @@ def test_the_fixture_knows_the_file_and_the_option(run, float32_ort, baseline, t
             assert_no_regression(baseline="right.json", gates=Gates(off[0], AccuracyGates(0.01), off[1]))
         """
     )
-    result = run.run("--edgekit-bundle", float32_ort)
+    with quick():
+        result = run.run("--edgekit-bundle", float32_ort)
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(
         [
-            "E*AssertionError: regression: exact against exact, 120 samples",
+            "E*AssertionError: regression: onnxruntime against onnxruntime, 120 samples",
             "E*  regression: accuracy.drop: accuracy 1.0000 to 0.9500*",
         ]
     )
@@ -328,9 +338,9 @@ def test_it_is_there_once_however_it_was_loaded(run, monkeypatch, installed, nam
     (record / "METADATA").write_text("Metadata-Version: 2.1\nName: stands-in\nVersion: 1\n")
     (record / "entry_points.txt").write_text(f"[pytest11]\n{NAME} = {NAME}\n")
     if installed:
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(site), os.environ["PYTHONPATH"])))
+        monkeypatch.syspath_prepend(site)
     if named == "conftest.py":
         run.pytester.makeconftest(f"pytest_plugins = ['{NAME}']")
-    result = run.pytester.runpytest_subprocess(*(("-p", NAME) if named == "-p" else ()))
+    result = run.pytester.runpytest_inprocess(*(("-p", NAME) if named == "-p" else ()))
     there = installed or named or importlib.metadata.entry_points(group="pytest11", name=NAME)
     result.assert_outcomes(**{"passed" if there else "errors": 1})

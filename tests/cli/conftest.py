@@ -10,11 +10,19 @@ from types import SimpleNamespace
 
 import pytest
 import small
+from measuring import quick, quick_environment
 
 from edgekit.cli import main
 from edgekit.report import check
 from edgekit.spec.report import PASS, SCHEMA, Gate, Report
 from edgekit.spec.subject import Fingerprint, Subject
+
+
+@pytest.fixture
+def quick_timing():
+    """Fewer processes than decide a gate of a time: for tests that look at everything else."""
+    with quick(processes=1):
+        yield
 
 
 @pytest.fixture
@@ -76,7 +84,8 @@ def place(tmp_path_factory, float32_ort, tiny_samples):
     rows = [{**row, "source": "phone" if i % 2 else "web"} for i, row in enumerate(tiny_samples.rows)]
     dev = small.write_jsonl(folder / "dev.jsonl", rows)
     (folder / "gates.toml").write_text(WIDE, "utf-8")
-    done = small.edgekit("baseline", float32_ort, "--samples", dev, "-o", folder / "baseline.json")
+    options = ("--samples", dev, "-o", folder / "baseline.json")
+    done = small.edgekit("baseline", float32_ort, *options, **quick_environment())
     assert (done.returncode, small.without_steps(done.stderr.decode())) == (0, "")
     return SimpleNamespace(
         folder=folder,

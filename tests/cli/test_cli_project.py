@@ -7,7 +7,9 @@ import os
 import re
 from types import SimpleNamespace
 
+import pytest
 import small
+from measuring import quick_environment
 
 from edgekit.report import files
 from edgekit.report.render import NAMES
@@ -214,6 +216,7 @@ def test_build_reads_the_file(edgekit, tmp_path, monkeypatch):
         assert f"Missing option '{missing}'" in edgekit("build", "m", *rest).err
 
 
+@pytest.mark.slow
 def test_a_repository_from_its_file_to_a_verdict(place, tmp_path, tiny_model, tiny_samples):
     """Build, baseline and check, as the user of a repository runs them."""
     small.target(tmp_path / "exact.toml")
@@ -226,7 +229,7 @@ def test_a_repository_from_its_file_to_a_verdict(place, tmp_path, tiny_model, ti
     )
 
     def run(*arguments):
-        done = small.edgekit(*arguments, cwd=folder)
+        done = small.edgekit(*arguments, cwd=folder, **quick_environment())
         assert (done.returncode, small.without_steps(done.stderr.decode())) == (0, ""), done.stdout
         return done.stdout.decode()
 

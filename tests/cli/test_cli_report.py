@@ -6,7 +6,9 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import small
+from measuring import quick, quick_environment
 
 from edgekit.report import files
 from edgekit.report.render import NAMES
@@ -20,7 +22,7 @@ from edgekit.spec.target import Budget
 
 def test_a_baseline_says_what_it_measured_and_holds_no_text(place):
     said = place.said.decode()
-    assert re.search(r"^baseline: exact, 120 samples, on .+ \(\d+ CPUs\), .+ UTC ", " ".join(said.split()))
+    assert re.search(r"^baseline: onnxruntime, 120 samples, on .+ \(\d+ CPUs\), .+ UTC ", " ".join(said.split()))
     assert re.search(r"^  accuracy +0\.9500$", said, re.MULTILINE)
     assert re.search(
         r"^  first answer +[\d.]+ ms \(import [\d.]+, verify [\d.]+, load [\d.]+, first answer [\d.]+\)$",
@@ -33,16 +35,21 @@ def test_a_baseline_says_what_it_measured_and_holds_no_text(place):
     assert small.CANARY not in place.baseline.read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_the_same_bundle_passes_and_another_one_does_not(edgekit, place, tmp_path):
     options = ("--baseline", place.baseline, "--samples", place.dev, "--gates", place.gates)
-    same = edgekit("check", place.good, *options, "-o", tmp_path / "same")
+    with quick():
+        same = edgekit("check", place.good, *options, "-o", tmp_path / "same")
     assert (same.code, same.err) == (0, ""), same.out
-    assert same.out.splitlines()[0].startswith("check: exact against exact, 120 samples")
-    assert re.search(r"^  pass +accuracy\.drop +Both answer every row alike", same.out, re.MULTILINE)
+    assert same.out.splitlines()[0].startswith("check: onnxruntime against onnxruntime, 120 samples")
+    assert re.search(
+        r"^  pass +accuracy\.drop +[Tt]he outputs of both models are bit-identical", same.out, re.MULTILINE
+    )
     assert "These samples can detect a drop of 0.0" in same.words
     assert "verdict: pass" in same.out.splitlines()
     assert same.words.endswith(f"Wrote {tmp_path / 'same'}: {', '.join(NAMES)}.")
-    worse = edgekit("check", place.worse, *options, "-o", tmp_path / "worse", "--slice", "source")
+    with quick(processes=1):
+        worse = edgekit("check", place.worse, *options, "-o", tmp_path / "worse", "--slice", "source")
     assert (worse.code, worse.err) == (3, "")
     order = re.findall(r"^  (pass|inconclusive|regression) +(\S+)", worse.out, re.MULTILINE)
     assert ("regression", "accuracy.drop") in order
@@ -58,9 +65,11 @@ def test_the_same_bundle_passes_and_another_one_does_not(edgekit, place, tmp_pat
     assert files.read(tmp_path / "worse/report.json").verdict == REGRESSION
 
 
+@pytest.mark.slow
 def test_both_in_turns_and_the_report_as_json(edgekit, place, tmp_path):
-    options = ("--samples", place.dev, "--gates", place.gates, "--max-time", "1")
-    result = edgekit("check", place.good, "--baseline", place.good, *options, "--json")
+    options = ("--samples", place.dev, "--gates", place.gates, "--max-time", "0.1")
+    with quick():
+        result = edgekit("check", place.good, "--baseline", place.good, *options, "--json")
     assert (result.code, result.err) == (0, ""), result.out
     found = files.loads(result.out.encode(), "standard output")
     assert (
@@ -70,7 +79,8 @@ def test_both_in_turns_and_the_report_as_json(edgekit, place, tmp_path):
     ) == ("check", True, True)
 
 
-def test_another_machine_is_incomparable(edgekit, place, tmp_path):
+@pytest.mark.slow
+def test_another_machine_is_incomparable(edgekit, place, quick_timing, tmp_path):
     """Accuracy and size are judged all the same."""
     found = files.read(place.baseline)
     files.write(replace(found, fingerprint=replace(found.fingerprint, cpu="Another CPU")), tmp_path / "b.json")
@@ -87,17 +97,20 @@ def test_another_machine_is_incomparable(edgekit, place, tmp_path):
     assert "verdict: incomparable (exit 4)" in result.out
 
 
+@pytest.mark.slow
 def test_noise_alone(edgekit, place):
-    result = edgekit("check", place.good, "--self-check", "--samples", place.dev, "--max-time", "1")
+    with quick():
+        result = edgekit("check", place.good, "--self-check", "--samples", place.dev, "--max-time", "0.1")
     assert (result.code, result.err) == (0, "")
-    assert result.out.startswith("self-check: exact against itself, 120 samples")
+    assert result.out.startswith("self-check: onnxruntime against itself, 120 samples")
     assert re.search(r"Noise floor: .* noise alone can look like \+\d+\.\d % in p50 latency, \+\d", result.words)
     assert "verdict" not in result.out, "nothing is gated"
 
 
-def test_a_report_with_its_teacher(edgekit, place, tiny_model, tiny_samples, tmp_path):
+@pytest.mark.slow
+def test_a_report_with_its_teacher(edgekit, place, quick_timing, tiny_model, tiny_samples, tmp_path):
     few = small.write_jsonl(tmp_path / "few.jsonl", tiny_samples.rows[:20])
-    options = ("--scenario", "SingleStream", "--max-time", "1", "--teacher", tiny_model)
+    options = ("--scenario", "SingleStream", "--max-time", "0.1", "--teacher", tiny_model)
     result = edgekit("eval", place.good, "--samples", few, "-o", tmp_path / "r", *options)
     assert (result.code, result.err) == (0, "")
     found = files.read(tmp_path / "r/report.json")
@@ -233,7 +246,8 @@ def test_without_the_extra(place, tmp_path):
         assert b"pip install 'edgekit-sdk[report]'" in done.stderr
 
 
-def test_checking_needs_no_torch(place):
+@pytest.mark.slow
+def test_checking_needs_no_torch(place, tmp_path):
     """What a machine needs that only checks bundles: nothing of the build."""
     code = """
 import sys
@@ -248,9 +262,12 @@ from edgekit.cli import main
 sys.argv[0] = "edgekit"
 main()
 """
-    done = small.python(
-        code, "check", place.good, "--baseline", place.baseline, "--samples", place.dev, "--gates", place.gates
+    gates = tmp_path / "gates.toml"  # none of a time, which so few processes do not decide
+    gates.write_text(
+        '[latency]\np50 = "off"\np90 = "off"\n[footprint]\nfirst_answer = "off"\nmemory = "off"\n', "utf-8"
     )
+    options = ("--baseline", place.baseline, "--samples", place.dev, "--gates", gates)
+    done = small.python(code, "check", place.good, *options, **quick_environment(processes=1))
     assert (done.returncode, small.without_steps(done.stderr.decode())) == (0, ""), done.stdout
 
 
@@ -269,10 +286,10 @@ def test_the_exit_code_is_that_of_the_gates(edgekit, place, asked):
         ((INCOMPARABLE, REGRESSION), (), 3, "verdict: regression (exit 3)"),
         ((OVER_BUDGET, PASS), ("--strict",), 3, "verdict: over budget (exit 3)"),
     ]:
-        asked.verdicts = {"exact": verdicts}
+        asked.verdicts = {"onnxruntime": verdicts}
         result = edgekit("check", place.good, *rest, *options)
         assert (result.code, result.err, result.out.splitlines()[-1]) == (code, "", said)
-    asked.verdicts = {"exact": (OVER_BUDGET,), place.baseline.name: (REGRESSION,)}
+    asked.verdicts = {"onnxruntime": (OVER_BUDGET,), place.baseline.name: (REGRESSION,)}
     assert edgekit("compare", place.baseline, place.good, "--samples", place.dev).code == 3
 
 

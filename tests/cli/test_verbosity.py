@@ -155,6 +155,7 @@ def test_a_bundle_is_opened_in_one_line(float32_ort):
     assert "film" not in logged
 
 
+@pytest.mark.slow
 def test_a_build_says_what_it_decided_and_no_text(tiny_model, tiny_samples, tmp_path, caplog):
     import edgekit
 

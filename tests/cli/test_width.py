@@ -14,6 +14,8 @@ import termios
 
 import pytest
 
+from edgekit.builder import BuildResult
+from edgekit.bundle.trust import open_bundle
 from edgekit.report.table import built_text, table
 from edgekit.spec.text import WIDTH, width, wrap, wrap_lines
 
@@ -55,7 +57,8 @@ def test_the_list_of_verbs_has_whole_sentences(edgekit):
     assert re.findall(r"^  ([a-z-]+) ", said.partition("Commands:")[2], re.MULTILINE) == list(VERBS)
 
 
-def test_outputs(edgekit, place, tiny_bundle, tmp_path):
+@pytest.mark.slow
+def test_outputs(edgekit, place, quick_timing, tiny_bundle, tmp_path):
     out = tmp_path / "predictions.csv"
     calls = [
         ("eval", tiny_bundle, "--samples", place.dev, "--slice", "source"),
@@ -77,8 +80,9 @@ def test_outputs(edgekit, place, tiny_bundle, tmp_path):
         assert too_long(said.out) == [], call
 
 
-def test_the_table_of_a_build(tiny_build):
-    main, wide = tiny_build.result.table(), tiny_build.result.table(wide=True)
+def test_the_table_of_a_build(tiny_bundle):
+    result = BuildResult(open_bundle(tiny_bundle), 1.0, ())
+    main, wide = result.table(), result.table(wide=True)
     assert too_long(main) == []
     header, underline = main.splitlines()[:2]
     assert header.split()[:3] == ["candidate", "accuracy", "p50"]
@@ -89,8 +93,8 @@ def test_the_table_of_a_build(tiny_build):
     assert len(notes) == len(set(notes)) > 0
 
 
-def test_notes_are_told_once(tiny_build):
-    manifest = tiny_build.result.bundle.manifest
+def test_notes_are_told_once(tiny_bundle):
+    manifest = open_bundle(tiny_bundle).manifest
     twice = built_text(manifest, [*manifest.notes, "one", "one"])
     assert sum(line == "note: one" for line in twice) == 1
     assert sum(line.startswith("note: ") for line in twice) == len(manifest.notes) + 1

@@ -13,6 +13,7 @@ import pytest
 import small
 import tomllib
 import yaml
+from measuring import quick_environment
 
 from edgekit.report import files
 from edgekit.report.render import NAMES
@@ -37,6 +38,7 @@ def shown(tmp_path_factory, tiny_bundle, tiny_samples):
         "--work",
         work,
         timeout=600,
+        **quick_environment(processes=1),
     )
     return SimpleNamespace(work=work, done=done, out=done.stdout.decode())
 
@@ -49,6 +51,8 @@ def verbs(tmp_path, monkeypatch):
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m edgekit "$@"\n')
     command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
+    for name, value in quick_environment(processes=1).items():
+        monkeypatch.setenv(name, value)
     return command
 
 
@@ -57,6 +61,7 @@ def action():
     return yaml.safe_load((EXAMPLE / "action.yml").read_text("utf-8"))
 
 
+@pytest.mark.slow
 def test_the_script_shows_what_each_exit_code_is(shown):
     assert shown.done.returncode == 0, shown.out + shown.done.stderr.decode()
     assert re.findall(r"^-> exit code (\d) \((\w+)\)$", shown.out, re.MULTILINE) == [
@@ -143,6 +148,7 @@ def steps(action, folder, **inputs):
     return SimpleNamespace(code=code, said=said, summary=summary.read_text("utf-8") if summary.exists() else "")
 
 
+@pytest.mark.slow
 def test_the_action_fails_with_a_summary(action, verbs, shown, tiny_samples, tmp_path):
     """A name with a space and a quote in it is a name."""
     gate = tmp_path / "it's a gate.toml"
@@ -162,6 +168,7 @@ def test_the_action_fails_with_a_summary(action, verbs, shown, tiny_samples, tmp
     assert small.CANARY not in found.said + found.summary
 
 
+@pytest.mark.slow
 def test_the_action_without_a_report_to_show(action, verbs, shown, tiny_samples, tmp_path):
     inputs = {
         "bundle": str(shown.work / "damaged"),
@@ -192,6 +199,7 @@ def test_the_options_of_the_action(action, tmp_path, monkeypatch):
 # ---- the job for GitLab
 
 
+@pytest.mark.slow
 def test_the_job_for_gitlab(verbs, shown, tiny_samples, tmp_path):
     jobs = yaml.safe_load((EXAMPLE / "gitlab-ci.yml").read_text("utf-8"))
     (job,) = jobs.values()
