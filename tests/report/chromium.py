@@ -35,21 +35,40 @@ def run(folder: Path, *flags: str) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
+TILE = (320, 240)
+"""Width and height of a page in the picture of ``load``."""
+
+
 def load(
-    folder: Path, page: Path, width: int = 1120, height: int = 900, scheme: int = LIGHT
-) -> tuple[list[str], list[str], tuple[int, int, bytes]]:
-    """Loads a page: lines of the console, addresses that were asked for, and a picture: width, height, RGB bytes."""
-    net, picture = folder / "net.json", folder / "picture.png"
-    size = f"--window-size={width},{height}"
+    folder: Path, pages: Mapping[str, Path], scheme: int = LIGHT
+) -> tuple[list[str], list[str], dict[str, list[tuple[int, ...]]]]:
+    """Load pages, each in a frame of its own.
+
+    Returns:
+        Lines of the console, addresses that were asked for, and the top of each page: colours of its dots, by row.
+    """
+    net, picture, columns = folder / "net.json", folder / "picture.png", 4
+    width, height = TILE
+    style = f"border: 0; float: left; width: {width}px; height: {height}px"
+    frames = "".join(f'<iframe style="{style}" src="{page.as_uri()}"></iframe>' for page in pages.values())
+    harness = folder / "loading.html"
+    harness.write_text(f'<!DOCTYPE html><meta charset="utf-8"><body style="margin: 0">{frames}', "utf-8")
     _, said = run(
         folder,
         f"--log-net-log={net}",
         f"--screenshot={picture}",
-        size,
+        f"--window-size={columns * width},{-(-len(pages) // columns) * height}",
         f"--blink-settings=preferredColorScheme={scheme}",
-        page.as_uri(),
+        harness.as_uri(),
     )
-    return _CONSOLE.findall(said), asked(net), pixels(picture.read_bytes())
+    wide, _, dots = pixels(picture.read_bytes())
+    assert wide == columns * width
+    tiles = {}
+    for number, name in enumerate(pages):
+        row, column = divmod(number, columns)
+        starts = [((row * height + y) * wide + column * width) * 3 for y in range(height)]
+        tiles[name] = [tuple(dots[i : i + 3]) for start in starts for i in range(start, start + width * 3, 3)]
+    return _CONSOLE.findall(said), asked(net), tiles
 
 
 def asked(file: Path) -> list[str]:

@@ -267,7 +267,7 @@ def test_all_of_the_comparison(kind):
         calibration_error(task(kind), before, truth),
         calibration_error(task(kind), after, truth),
     )
-    assert compare(task(kind), before, after, truth, ids(400)).rows_needed is None
+    assert compare(task(kind), before[:40], after[:40], truth[:40], ids(40)).rows_needed is None
     assert found.comparable
     plain(found)
 

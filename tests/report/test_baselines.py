@@ -6,24 +6,23 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import short
 import small
 from refusals import refused
 
-from edgekit.report import baseline_file, files, run
+from edgekit.report import baseline_file, files
 from edgekit.report import check as verbs
 from edgekit.spec.gates import AccuracyGates, FootprintGates, Gates, LatencyGates
 from edgekit.spec.options import BaselineOptions, CheckOptions
 from edgekit.spec.report import PASS
-from edgekit.timing import interleaved
 
+pytestmark = pytest.mark.slow
 OPEN = Gates(LatencyGates(9.0, None, None), AccuracyGates(0.05), FootprintGates(9.0, 1.0, 0.1, None))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(interleaved, "_MEASURE_S", 0.1)
-        patch.setattr(run, "_PROCESSES", 4)
+    with short.measurements():
         yield
 
 
@@ -74,7 +73,9 @@ def test_the_probes_are_the_baselines_whatever_the_bundle_runs_on(place):
 
 
 def test_without_append_a_baseline_is_begun_anew(place, tiny_samples):
-    assert verbs.baseline(place / "old", tiny_samples.dev, file=place / "b.json").subjects[0].sessions == ()
+    with short.measurements(processes=1):
+        found = verbs.baseline(place / "old", tiny_samples.dev, file=place / "b.json")
+    assert found.subjects[0].sessions == ()
 
 
 def test_a_session_of_something_else_is_refused(place, tiny_samples, tmp_path):
@@ -102,17 +103,22 @@ def test_a_bundle_that_is_still_there_runs_again(place, tiny_samples):
     assert any(note.startswith("The bundles differ: file assets/note.txt (only now)") for note in found.notes)
 
 
-def test_one_that_is_gone_or_another_is_read_from_the_file(place, tiny_samples, tmp_path):
+def test_one_that_is_gone_is_read_from_the_file(place, tiny_samples, tmp_path):
     shutil.copy(place / "b.json", tmp_path / "b.json")
-    for step in ("gone", "another"):
-        if step == "another":
-            shutil.copytree(place / "new", tmp_path / "old")
+    found = verbs.check(place / "new", tmp_path / "b.json", tiny_samples.dev, options=CheckOptions(gates=OPEN))
+    p50 = next(c for c in found.speed.changes if c.metric == "p50")
+    assert not found.speed.paired and p50.sessions == 2 and p50.spread > 0
+    assert any("no longer at old" in note for note in found.notes)
+    assert any("probe kernels now over the baseline's" in note for note in found.notes)
+
+
+def test_another_bundle_in_its_place_is_not_it(place, tiny_samples, tmp_path):
+    shutil.copy(place / "b.json", tmp_path / "b.json")
+    shutil.copytree(place / "new", tmp_path / "old")
+    with short.measurements(processes=1):
         found = verbs.check(place / "new", tmp_path / "b.json", tiny_samples.dev, options=CheckOptions(gates=OPEN))
-        p50 = next(c for c in found.speed.changes if c.metric == "p50")
-        assert not found.speed.paired and p50.sessions == 2 and p50.spread > 0
-        assert any("no longer at old" in note for note in found.notes) and any(
-            "probe kernels now over the baseline's" in note for note in found.notes
-        )
+    assert not found.speed.paired and found.subjects[0].digest == files.read(place / "b.json").subjects[0].digest
+    assert any("no longer at old" in note for note in found.notes)
 
 
 def test_the_baselines_own_bundle_can_never_be_a_regression(place, tiny_samples):

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
+
 import numpy as np
+import onnx
 import pytest
+import short
 import small
 
 import edgekit
+from edgekit.bundle.trust import open_bundle
 from edgekit.report import check as verbs
-from edgekit.report import files, run
+from edgekit.report import files
 from edgekit.report.predictions import unpack
 from edgekit.report.render import write_all
 from edgekit.spec.gates import OFF, AccuracyGates, Budget, Gates, LatencyGates
 from edgekit.spec.options import CheckOptions, CompareOptions, MeasureOptions
-from edgekit.timing import interleaved
 
+pytestmark = pytest.mark.slow
 HEADS = {"multi_label_classification": ("a", "b", "c"), "regression": ("value",)}
 OPEN = Gates(
     LatencyGates(9.0, None, None),
@@ -26,9 +32,7 @@ OPEN = Gates(
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(interleaved, "_MEASURE_S", 0.1)
-        patch.setattr(run, "_PROCESSES", 4)
+    with short.measurements(processes=1):
         yield
 
 
@@ -38,25 +42,67 @@ def truth(logits, kind):
     return ["|".join(name for name, value in zip(HEADS[kind], row, strict=True) if value > 0) for row in logits]
 
 
-@pytest.fixture(scope="module", params=HEADS)
-def head(request, tmp_path_factory):
-    """A float32 bundle of such a head for pairs of texts, and the model's own answers as the truth."""
-    folder, kind = tmp_path_factory.mktemp("head"), request.param
-    model = small.module(seed=5, labels=HEADS[kind], problem_type=kind)
-    model.save_pretrained(folder / "model")
-    small.tokenizer().save_pretrained(folder / "model")
-    pairs = list(zip(small.texts(40, seed=6), small.texts(40, seed=7), strict=True))
-    labels = truth(small.torch_logits(model, pairs), kind)
+def with_head(bundle, place, kind):
+    """A copy of a float32 bundle whose head is of another kind; a regression keeps the first output alone."""
+    copy = small.copy(bundle, place)
+    file = copy / "assets/task.json"
+    file.write_text(
+        json.dumps({**json.loads(file.read_text("utf-8")), "problem_type": kind, "labels": HEADS[kind]}), "utf-8"
+    )
+    signatures = json.loads((copy / "manifest.json").read_text("utf-8"))["signatures"]
+    outputs = len(HEADS[kind])
+    signatures[0]["outputs"][0]["shape"] = ["batch", outputs]
+    model = onnx.load(copy / "graphs/model.onnx")
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith("model.classifier."):
+            tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor)[:outputs], tensor.name))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = outputs
+    onnx.save(model, copy / "graphs/model.onnx")
+    with np.load(copy / "golden.npz") as golden:
+        arrays = {name: golden[name] for name in golden}
+    for name in ("outputs.0", "reference"):
+        arrays[name] = arrays[name][:, :outputs]
+    np.savez(copy / "golden.npz", **arrays)
+    small.sign(copy, signatures=signatures)
+    return copy
+
+
+def label_pairs(kind, answer, count):
+    """Rows of pairs of texts, each with what ``answer`` gives as its label; a row without any label is left out."""
+    pairs = list(zip(small.texts(count, seed=6), small.texts(count, seed=7), strict=True))
+    labels = truth(answer(pairs), kind)
     rows = [
         {"text": a, "text_pair": b, "label": label, "topic": "xy"[i % 2]}
         for i, ((a, b), label) in enumerate(zip(pairs, labels, strict=True))
     ]
-    rows = [row for row in rows if row["label"] != ""]
-    dev = small.write_jsonl(folder / "dev.jsonl", rows)
+    return [row for row in rows if row["label"] != ""]
+
+
+@pytest.fixture(scope="module", params=HEADS)
+def head(request, tmp_path_factory, float32_ort):
+    """A float32 bundle of such a head for pairs of texts, and its own answers as the truth."""
+    folder, kind = tmp_path_factory.mktemp("head"), request.param
+    bundle = with_head(float32_ort, folder / "bundle", kind)
+    with edgekit.load(bundle) as session:
+        rows = label_pairs(kind, partial(small.logits, session), 40)
+    return kind, bundle, small.write_jsonl(folder / "dev.jsonl", rows), rows, folder
+
+
+def test_a_build(tmp_path):
+    """A head of numbers for pairs of texts: the bundle has the model's score and its answers."""
+    module = small.module(seed=5, labels=HEADS["regression"], problem_type="regression")
+    module.save_pretrained(tmp_path / "model")
+    small.tokenizer().save_pretrained(tmp_path / "model")
+    rows = label_pairs("regression", partial(small.torch_logits, module), 16)
+    dev = small.write_jsonl(tmp_path / "dev.jsonl", rows)
     edgekit.build(
-        folder / "model", samples=dev, eval=dev, out=folder / "bundle", target=small.target(folder / "exact.toml")
+        tmp_path / "model", samples=dev, eval=dev, out=tmp_path / "bundle", target=small.target(tmp_path / "exact.toml")
     )
-    return kind, folder / "bundle", dev, rows, folder
+    manifest = open_bundle(tmp_path / "bundle").manifest
+    assert manifest.score_name == "Pearson r" and manifest.reference_score == pytest.approx(1.0)
+    with edgekit.load(tmp_path / "bundle") as session:
+        answers = small.logits(session, [(row["text"], row["text_pair"]) for row in rows])
+    np.testing.assert_allclose(answers[:, 0], [row["label"] for row in rows], atol=1e-3)
 
 
 def test_a_comparison_of_every_part(head, tmp_path):
@@ -64,7 +110,9 @@ def test_a_comparison_of_every_part(head, tmp_path):
     found = verbs.report(
         bundle,
         dev,
-        options=MeasureOptions(reference=bundle, gates=OPEN, slices=["topic"], include_text=True, max_time=1.0),
+        options=MeasureOptions(
+            reference=bundle, gates=OPEN, slices=["topic"], include_text=True, max_time=0.0, scenarios=()
+        ),
     )
     assert found.exit_code() == (4 if kind == "regression" else 0), "a calibration error is of classifiers alone"
     assert found.accuracy.flips == 0 and found.accuracy.drop == pytest.approx(0.0)
@@ -100,16 +148,14 @@ def test_a_worse_one_is_found(head, tmp_path):
 def test_one_row(head, tmp_path):
     _, bundle, _, rows, _ = head
     one = small.write_jsonl(tmp_path / "one.jsonl", rows[:1])
-    found = verbs.check(
-        bundle,
-        bundle,
-        one,
-        options=CheckOptions(
-            gates=Gates(LatencyGates(9.0, None, None), AccuracyGates(0.01), OFF.footprint), max_time=0.0
-        ),
-    )
+    with edgekit.load(bundle) as session:
+        answer = small.logits(session, [(rows[0]["text"], rows[0]["text_pair"])])
+    np.save(tmp_path / "same.npy", answer)
+    np.save(tmp_path / "near.npy", answer * np.float32(1.01))
+    gates = Gates(LatencyGates(9.0, None, None), AccuracyGates(0.01), OFF.footprint)
+    found = verbs.check(bundle, tmp_path / "same.npy", one, options=CheckOptions(gates=gates))
     assert {g.name: g.verdict for g in found.gates}["accuracy.drop"] == "pass", "both answer alike, to the last bit"
-    np.save(tmp_path / "near.npy", np.float32([unpack(found.subjects[0].predictions)[0]["logits"]]) * np.float32(1.01))
+    assert np.array_equal(unpack(found.subjects[1].predictions)[0]["logits"], answer[0])
     found = verbs.compare(tmp_path / "near.npy", bundle, one, options=CompareOptions(max_time=0.0))
     assert {g.name: g.verdict for g in found.gates}["accuracy.drop"] in ("inconclusive", "incomparable"), (
         "of one row nothing is proved"

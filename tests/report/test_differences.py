@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import short
 import small
 
 from edgekit.report import check as verbs
@@ -16,7 +17,6 @@ from edgekit.spec.gates import FootprintGates, Gates, LatencyGates
 from edgekit.spec.options import CheckOptions
 from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, PASS, REGRESSION, Accuracy, Change, Speed
 from edgekit.spec.subject import Subject
-from edgekit.timing import interleaved
 
 IMPOSSIBLE = Gates(LatencyGates(0.0, 0.0, 0.0), footprint=FootprintGates(0.0, 0.0, 0.0))
 """Margins that noise alone exceeds."""
@@ -136,9 +136,10 @@ def test_elsewhere_its_answers_may_differ_and_its_times_cannot_be_compared():
     assert found == {"accuracy.drop": REGRESSION, "latency.p50": INCOMPARABLE, "footprint.size": PASS}
 
 
-def test_from_end_to_end(float32_ort, tiny_samples, tmp_path, monkeypatch):
+@pytest.mark.slow
+@short.measurements()
+def test_from_end_to_end(float32_ort, tiny_samples, tmp_path):
     """The same bundle passes where noise alone exceeds every margin; with another thread count it is named, and judged."""
-    monkeypatch.setattr(interleaved, "_MEASURE_S", 0.1)
     found = verbs.check(
         small.copy(float32_ort, tmp_path / "copy"),
         float32_ort,

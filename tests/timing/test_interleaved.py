@@ -11,6 +11,7 @@ from edgekit.report import speed
 from edgekit.report.side import open_for_test
 from edgekit.spec.errors import BackendError
 from edgekit.spec.subject import Start
+from edgekit.timing import interleaved
 from edgekit.timing.interleaved import FIRST_LOOK, MOST, Single, time_interleaved, time_single
 from edgekit.timing.worker import Worker
 
@@ -161,6 +162,7 @@ child.main(*sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_real_processes(float32_ort, tiny_samples):
     side = open_for_test(float32_ort)
     texts = [row["text"] for row in tiny_samples.rows]
@@ -171,7 +173,8 @@ def test_real_processes(float32_ort, tiny_samples):
     assert changes["memory"].before > 20 and changes["first_answer"].before > 20
 
 
-def test_alone(float32_ort, tiny_samples):
+def test_alone(float32_ort, tiny_samples, monkeypatch):
+    monkeypatch.setattr(interleaved, "_MEASURE_S", 0.1)
     side = open_for_test(float32_ort)
     timing = time_single(side.worker, [row["text"] for row in tiny_samples.rows], Single(2))
     assert len(timing) == 2 and all(t > 0 for p in timing for block in p.blocks_ms for t in block)

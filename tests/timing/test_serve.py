@@ -18,21 +18,21 @@ TEXTS = [*small.texts(12, seed=6), "", "film " * 200]
 
 
 class Slow(Worker):
-    """Calls take 30 ms more. ``note FILE N`` appends N to the file, and ``meet`` waits for a second call."""
+    """Calls take 30 ms more. ``note FILE N`` appends N to the file, and ``meet N`` waits N seconds for a second call."""
 
     CHILD = """
 import sys, threading, time
 sys.path[:] = [p for p in sys.path if p]
 from edgekit.timing import child
 from edgekit.runtime.session import Session
-real, pair = Session.__call__, threading.Barrier(2, timeout=10)
+real, pair = Session.__call__, threading.Barrier(2)
 def call(self, text):
     time.sleep(0.03)
     if text.startswith("note"):
         with open(text.split()[1], "a") as notes:
             notes.write(text.split()[2] + "\\n")
-    if text == "meet":
-        pair.wait()
+    if text.startswith("meet"):
+        pair.wait(float(text.split()[1]))
     return real(self, text)
 Session.__call__ = call
 child.main(*sys.argv[1:])
@@ -48,6 +48,12 @@ def queue(arrivals_s, service_s, servers=1):
         heapq.heappush(free, done)
         latencies.append(done - arrival)
     return np.array(latencies)
+
+
+@pytest.fixture(scope="module")
+def worker(float32_ort):
+    with Worker(float32_ort) as started:
+        yield started
 
 
 def test_the_truth_is_lindleys():
@@ -77,9 +83,9 @@ def test_a_query_that_waits_is_timed_from_its_arrival(float32_ort, streams):
 def test_as_many_at_the_same_time_as_there_are_streams(float32_ort):
     variant = replace(open_bundle(float32_ort).manifest.variants[0], threads=2, streams=2)
     with Slow(float32_ort, variant=variant) as worker:
-        assert len(worker.serve(["meet"] * 4, [0.0, 0.0, 0.0, 0.5])) == 4
+        assert len(worker.serve(["meet 10"] * 4, [0.0, 0.0, 0.0, 0.5])) == 4
     with Slow(float32_ort) as worker, refused("worker-ended"):
-        worker.serve(["meet"] * 2, [0.0, 0.0])
+        worker.serve(["meet 0.2"] * 2, [0.0, 0.0])
 
 
 def test_queries_are_answered_in_the_order_of_their_arrival(float32_ort, tmp_path):
@@ -107,11 +113,8 @@ def test_serving_a_session(float32_bundle):
 @pytest.mark.parametrize(
     "arrivals", [[0.0], [0.0, -1.0], [1.0, 0.5], [0.0, float("nan")], [0.0, float("inf")], [-1.0, 0.0]]
 )
-def test_arrivals_that_are_none(float32_ort, arrivals):
-    with (
-        Worker(float32_ort) as worker,
-        refused("scenario-arrivals", "0"),
-    ):
+def test_arrivals_that_are_none(worker, arrivals):
+    with refused("scenario-arrivals", "0"):
         worker.serve(["a", "b"], arrivals)
 
 
@@ -123,6 +126,6 @@ def test_an_error_ends_the_serving(float32_ort, streams):
         worker.time(["a"])
         start = time.monotonic()
         with refused("text-surrogate"):
-            worker.serve(["a", "a", "\ud83d", *["a"] * 20], [0.0, 0.0, 0.5, *range(5, 25)])
+            worker.serve(["a", "a", "\ud83d", *["a"] * 20], [0.0, 0.0, 0.5, *range(1, 21)])
         assert time.monotonic() - start < 15
         assert len(worker.serve(["a"], [0.0])) == 1
