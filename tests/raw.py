@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import io
+import json
 import math
+import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from transformers import ViTConfig, ViTModel, Wav2Vec2Config, Wav2Vec2Model
 
 from edgekit.export._clean import clean
@@ -29,6 +33,7 @@ LAYERS = 2
 _SIZE = {"hidden_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "intermediate_size": 64}
 _INPUTS = {"vit": "pixel_values", "wav2vec2": "input_values"}
 _SHAPES = {"vit": (3, 32, 32), "wav2vec2": (800,)}  # of one row
+EXPORTS = Path(__file__).parent / "data" / "exports"
 _WORK = tempfile.TemporaryDirectory(prefix="edgekit-raw-")  # goes with the process
 
 
@@ -86,9 +91,35 @@ def module(name: str):
     return model
 
 
+def digest(name: str) -> str:
+    """A digest of all weights."""
+    made = hashlib.sha256()
+    for part, tensor in module(name).state_dict().items():
+        made.update(part.encode() + tensor.numpy().tobytes())
+    return made.hexdigest()
+
+
 @functools.cache
 def exported(name: str) -> GraphSet:
-    """The cleaned float32 graph."""
+    """The cleaned float32 graph: the committed one, or a new one where Transformers or torch make another model."""
+    committed = EXPORTS / name
+    provenance = json.loads((committed / "provenance.json").read_text("utf-8"))
+    if provenance != {"weights": digest(name), "transformers": transformers.__version__}:
+        return exported_anew(name)
+    place = Path(shutil.copytree(committed, Path(_WORK.name) / f"{name}-committed"))
+    return _graphs(name, place / "model.onnx")
+
+
+def commit_export(name: str, folder: Path) -> None:
+    """Writes what :func:`exported` reads."""
+    shutil.copytree(exported_anew(name).assets, folder)
+    provenance = {"weights": digest(name), "transformers": transformers.__version__}
+    (folder / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n", "utf-8")
+
+
+@functools.cache
+def exported_anew(name: str) -> GraphSet:
+    """The same, exported in this process."""
     feeds = torch.from_numpy(rows(name, 2))
     axes = {0: torch.export.Dim("batch", min=1, max=2**20)}
     if name == "wav2vec2":
@@ -117,6 +148,10 @@ def exported(name: str) -> GraphSet:
     path = Path(_WORK.name) / name / "model.onnx"
     path.parent.mkdir()
     save(program.model, path)
+    return _graphs(name, path)
+
+
+def _graphs(name: str, path: Path) -> GraphSet:
     spec = TensorSpec(_INPUTS[name], "float32", ("batch", *_SHAPES[name]))
     signature = Signature(
         "forward", (spec,), (TensorSpec("hidden", "float32", ("batch", "tokens", _SIZE["hidden_size"])),)

@@ -12,6 +12,7 @@ commit what it wrote; measured times and memory differ from run to run.
 - ``bundles/onnxruntime``, ``bundles/openvino``: float32, whose answers are those of torch. Their graph is the exported
   one, with its tokenizer: what quantization methods and backends are tested with.
 - ``bundles/int8``: the target ``cpu``.
+- ``exports``: the float32 graphs of ``tiny.py`` and ``raw.py``, each with the digest of its model.
 - ``bundles/jetson``: the target ``jetson``, whose engines are compiled on the device.
 """
 
@@ -25,12 +26,14 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import raw
 import small
+import tiny
 
 HERE = Path(__file__).resolve().parent
 TEXTS = 60
 SEED = 77
-PARTS = ("samples", "bundles", "answers.json")
+PARTS = ("samples", "bundles", "answers.json", "exports")
 
 
 def main(out: Path) -> None:
@@ -39,6 +42,7 @@ def main(out: Path) -> None:
         os.environ["EDGEKIT_CACHE"] = f"{folder}/cache"
         work = Path(folder) / "work"
         make(work, Path(folder) / "tiny-bert")
+        exports(work / "exports")
         out.mkdir(parents=True, exist_ok=True)
         for name in PARTS:
             target = out / name
@@ -62,6 +66,14 @@ def make(out: Path, model: Path) -> None:
         small.build(model, out=out / "bundles" / backend, target=target, **common)
     small.build(model, out=out / "bundles" / "int8", target="cpu", **common)
     small.build(model, out=out / "bundles" / "jetson", target="jetson", **common)
+
+
+def exports(out: Path) -> None:
+    """Write the graphs of all small architectures; ``test_architectures.py`` and ``test_raw_modules.py`` compare them."""
+    for name in tiny.ARCHITECTURES:
+        tiny.commit_export(name, out / name)
+    for name in raw.MODELS:
+        raw.commit_export(name, out / name)
 
 
 def samples(out: Path, module) -> None:

@@ -1,19 +1,10 @@
-"""What a cleaned graph looks like, and each clean-up alone on a graph made by hand."""
+"""Each clean-up alone on a graph made by hand, and a module of one's own; whole models are in ``test_architectures.py``."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import math
-import os
-import re
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections import Counter
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,7 +16,6 @@ import tiny
 import torch
 from onnx.parser import parse_model
 
-import edgekit
 from edgekit import backends, source
 from edgekit.export import _clean, _mask
 from edgekit.export._gelu import fuse_gelu
@@ -33,214 +23,11 @@ from edgekit.export.graphs import OPSET, TOLERANCE, export
 from edgekit.quantize.graphs import constant
 from edgekit.runtime.loops import single
 
-each = pytest.mark.parametrize("name", tiny.ARCHITECTURES)
 LOWEST = float(np.finfo(np.float32).min)
-
-
-def graph_of(name):
-    return ir.load(tiny.exported(name).graphs[0].path).graph
 
 
 def ops(graph):
     return Counter(node.op_type for node in graph)
-
-
-def torch_calls(name):
-    """How often torch runs each kind of module in one forward pass: what the graph must hold as single operators."""
-    model, seen = tiny.source(name), Counter()
-
-    def count(module, *_):
-        kind = type(module).__name__
-        # Functions such as get_activation() make their module on the way, so hooks on the model's own modules miss them.
-        seen["gelu"] += "GELU" in kind
-        seen["layer_norm"] += isinstance(module, torch.nn.LayerNorm)
-        seen["tanh"] += kind == "Tanh"
-
-    feeds = {n: a[None] for n, a in tiny.rows(model, ["two words"])[0].items()}
-    handle = torch.nn.modules.module.register_module_forward_hook(count)
-    try:
-        tiny.torch_logits(model, feeds)
-    finally:
-        handle.remove()
-    return seen
-
-
-# ---- whole graphs
-
-
-@each
-def test_no_traces_of_python_are_left(name):
-    found = ops(graph_of(name))
-    assert not {"IsNaN", "GatherND", "ScatterND", "If", "Loop", "Identity", "Dropout", "Constant"} & set(found)
-
-
-@each
-def test_shapes_are_constants(name):
-    """DeBERTa folds heads into the batch, twelve times in two layers: such a shape is a product, which no constant can say."""
-    graph = graph_of(name)
-    reshapes = [node for node in graph if node.op_type == "Reshape"]
-    assert reshapes
-    dynamic = [node for node in reshapes if constant(node.inputs[1]) is None]
-    if name != "deberta-v2":
-        assert dynamic == []
-        return
-    assert len(dynamic) == 12
-    for node in dynamic:
-        # A product such as 4*batch has no name of its own among the graph's axes.
-        axes = {str(dim) for value in (node.inputs[0], node.outputs[0]) for dim in value.shape}
-        assert "4*batch" in axes
-
-
-@each
-def test_constants_fit_float16(name):
-    arrays = [constant(v) for v in graph_of(name).initializers.values()]
-    floats = [a for a in arrays if a is not None and a.dtype.kind == "f" and a.size]
-    assert len(floats) > 20
-    assert max(float(np.abs(a).max()) for a in floats) <= np.finfo(np.float16).max
-    assert all(np.isfinite(a).all() for a in floats)
-
-
-@each
-def test_layer_norm_and_gelu_are_single_operators(name):
-    graph, calls = graph_of(name), torch_calls(name)
-    found = ops(graph)
-    assert calls["layer_norm"] >= 4
-    assert found["LayerNormalization"] == calls["layer_norm"]
-    assert found["Gelu"] == calls["gelu"] >= 2
-    assert found["Tanh"] == {"bert": 1, "roberta": 1, "mpnet": 1, "albert": 1}.get(name, 0)  # of the pooler
-    assert not {"Erf", "Pow", "ReduceMean", "Sqrt"} & set(found)
-    kinds = {node.attributes.get_string("approximate", "none") for node in graph if node.op_type == "Gelu"}
-    assert kinds == ({"tanh"} if name == "albert" else {"none"})
-
-
-@each
-def test_one_additive_mask(name):
-    """Whatever is made of the attention mask alone meets the scores of every layer as one tensor (ModernBERT: with and without a window)."""
-    graph = graph_of(name)
-    made = {v for v in graph.inputs if v.name == "attention_mask"}
-    given = set(graph.initializers.values())
-    for node in graph:
-        if all(v in made or v in given for v in node.inputs) and any(v in made for v in node.inputs):
-            made.update(node.outputs)
-        elif all(v in given for v in node.inputs) or node.op_type == "Shape":
-            given.update(node.outputs)
-    meetings = [
-        (node, v)
-        for node in graph
-        for v in node.inputs
-        if v in made and node.op_type == "Add" and node.outputs[0] not in made
-    ]
-    used = Counter(value for _, value in meetings)
-    layers = tiny.source(name).module.config.num_hidden_layers
-    shapes = sorted(str(value.shape) for value in used)
-    if name == "modernbert":
-        assert sorted(used.values()) == [1, 2]  # one global layer, two with a window
-        assert shapes == ["[batch,1,1,sequence]", "[batch,1,sequence,sequence]"]
-    else:
-        assert list(used.values()) == [layers]
-        assert shapes == ["[batch,1,1,sequence]"]
-    assert ops(graph)["Softmax"] == layers
-    assert all(node.outputs[0].uses()[0].node.op_type == "Softmax" for node, _ in meetings)
-
-
-@each
-def test_inputs_are_what_the_tokenizer_emits(name):
-    graph, model = graph_of(name), tiny.source(name)
-    emitted = list(model.processor("two words"))
-    assert [v.name for v in graph.inputs] == [s.name for s in tiny.exported(name).graphs[0].signature.inputs]
-    assert {v.name for v in graph.inputs} == set(emitted)
-    assert all(str(v.shape) == "[batch,sequence]" and v.dtype == ir.DataType.INT64 for v in graph.inputs)
-    (output,) = graph.outputs
-    assert (output.name, str(output.shape), output.dtype) == (
-        "logits",
-        f"[batch,{len(model.settings.labels)}]",
-        ir.DataType.FLOAT,
-    )
-    loaded = ir.load(tiny.exported(name).graphs[0].path)
-    assert loaded.opset_imports == {"": OPSET}
-
-
-@each
-def test_nothing_of_the_machine_is_in_the_files(name):
-    graphs = tiny.exported(name)
-    folder = graphs.graphs[0].path.parent
-    package = str(Path(edgekit.__file__).resolve().parents[1])
-    forbidden = [
-        package,
-        str(folder),
-        tempfile.gettempdir() + os.sep,
-        "site-packages",
-        "Traceback",
-        "stack_trace",
-        "modeling_",
-        "torch/nn",
-    ]
-    files = [f for f in folder.rglob("*") if f.is_file()]
-    assert {"model.onnx", "tokenizer.json", "task.json"} <= {f.name for f in files}
-    for file in files:
-        data = file.read_bytes()
-        assert [word for word in forbidden if word.encode() in data] == []
-    model = ir.load(graphs.graphs[0].path)
-    assert not model.metadata_props
-    assert not model.graph.metadata_props
-    assert not any(node.metadata_props or node.doc_string for node in model.graph)
-
-
-@each
-def test_nodes_are_named_after_modules(name):
-    """So that an error or a report can be acted on: every linear of an encoder layer says which one it is."""
-    modules = {n for n, _ in tiny.source(name).module.named_modules()}
-    products = [node for node in graph_of(name) if node.op_type == "MatMul" and constant(node.inputs[1]) is not None]
-    assert len({node.name for node in products}) == len(products) >= 8
-    named = [re.sub(r"/MatMul(_\d+)?$", "", node.name) for node in products]
-    assert sum(n in modules for n in named) >= 6  # the others are Q, K and V in one
-
-
-def test_the_window_of_modernbert_matters(tmp_path):
-    """So that agreement with torch on long rows says that the graph has it."""
-    copy = Path(shutil.copytree(tiny.folder("modernbert"), tmp_path / "model"))
-    config = json.loads((copy / "config.json").read_text("utf-8"))
-    assert config["local_attention"] == 2 * tiny.WINDOW < 2 * tiny.MAX_LENGTH
-    (copy / "config.json").write_text(json.dumps({**config, "local_attention": 512}), "utf-8")
-    near, wide = tiny.source("modernbert"), source.read(copy)
-    for length, differs in ((tiny.WINDOW + 1, False), (tiny.WINDOW + 6, True), (tiny.MAX_LENGTH, True)):
-        feeds = {n: a[None] for n, a in tiny.random_rows(near, [length])[0].items()}
-        difference = np.abs(tiny.torch_logits(near, feeds) - tiny.torch_logits(wide, feeds)).max()
-        assert (difference > 10 * TOLERANCE * tiny.SPREAD) == differs
-    names = [v.name for node in graph_of("modernbert") for v in node.outputs]
-    assert f"mask_additive_window_{tiny.WINDOW}" in names
-
-
-_AGAIN = """
-import sys
-from pathlib import Path
-import tiny
-from edgekit import source
-from edgekit.export.graphs import export
-for folder, out in zip(sys.argv[1::2], sys.argv[2::2]):
-    export(source.read(folder), Path(out), tiny.TEXTS)
-"""
-
-
-def test_the_same_export_gives_the_same_bytes(tmp_path):
-    """In another process, where sets of strings have another order.
-
-    Not so for ModernBERT: Transformers 5.23 itself walks over a set of layer types, so that the order of two branches is chance.
-    """
-    names = ("bert", "deberta-v2")
-    places = [str(p) for n in names for p in (tiny.folder(n), tmp_path / n)]
-    path = [str(Path(edgekit.__file__).resolve().parents[1]), str(Path(tiny.__file__).parent)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONHASHSEED": "12345"}
-    subprocess.run(
-        [sys.executable, "-c", _AGAIN, *places], env=environment, check=True, capture_output=True, timeout=300
-    )
-    for name in names:
-        first, second = tiny.exported(name).graphs[0].path.parent, tmp_path / name
-        files = sorted(f.relative_to(first) for f in first.rglob("*") if f.is_file())
-        assert files == sorted(f.relative_to(second) for f in second.rglob("*") if f.is_file())
-        for file in files:
-            digests = {hashlib.sha256((folder / file).read_bytes()).hexdigest() for folder in (first, second)}
-            assert len(digests) == 1, f"{name}: {file}"
 
 
 # ---- a head of one's own

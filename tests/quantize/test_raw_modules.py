@@ -73,11 +73,22 @@ def cosine(got, expected):
     return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
 
 
+@pytest.mark.slow
+@each
+def test_the_committed_graph_is_a_new_one(name):
+    """Those of the tests below; answers of the new one are compared with torch's above."""
+    committed, anew = (load(graphs.graphs[0].path).graph for graphs in (raw.exported(name), raw.exported_anew(name)))
+    assert [(n.op_type, n.name) for n in committed] == [(n.op_type, n.name) for n in anew]
+    for one, other in zip(committed.initializers.values(), anew.initializers.values(), strict=True):
+        np.testing.assert_allclose(one.const_value.numpy(), other.const_value.numpy(), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.slow
 @each
 @both
 def test_the_float_graph_is_torch(name, backend):
     """Of other numbers of rows, and of sounds of another length, than were traced."""
-    file = raw.exported(name).graphs[0]
+    file = raw.exported_anew(name).graphs[0]
     loaded = engine(backend, file)
     for count, size in ((1, None), (5, None), *(((3, 1234),) if name == "wav2vec2" else ())):
         array = raw.rows(name, count, seed=count, size=size)
