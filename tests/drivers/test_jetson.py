@@ -17,6 +17,8 @@ import small
 from edgekit.drivers import jetson, sysfs
 from edgekit.drivers.jetson import Board, Clock, advice, board, missing_kernels, system_tensorrt
 
+pytestmark = pytest.mark.device
+
 ORIN = ("An Orin of somebody's", ["somebody,board-tegra1", "nvidia,tegra234"])
 
 

@@ -11,6 +11,8 @@ import small
 from edgekit.machine import busy
 from edgekit.machine.busy import Busy, Watch
 
+pytestmark = pytest.mark.device
+
 CPUS = sorted(os.sched_getaffinity(0))
 
 
