@@ -17,8 +17,6 @@ import small
 from edgekit.drivers import jetson, sysfs
 from edgekit.drivers.jetson import Board, Clock, advice, board, missing_kernels, system_tensorrt
 
-pytestmark = pytest.mark.device
-
 ORIN = ("An Orin of somebody's", ["somebody,board-tegra1", "nvidia,tegra234"])
 
 

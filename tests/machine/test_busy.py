@@ -11,8 +11,6 @@ import small
 from edgekit.machine import busy
 from edgekit.machine.busy import Busy, Watch
 
-pytestmark = pytest.mark.device
-
 CPUS = sorted(os.sched_getaffinity(0))
 
 

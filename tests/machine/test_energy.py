@@ -12,8 +12,6 @@ from refusals import refused
 from edgekit.machine import energy
 from edgekit.machine.energy import find_meter, integral, measure_per_answer, unavailable_reason
 
-pytestmark = pytest.mark.device
-
 RAPL = "sys/class/powercap"
 HWMON = "sys/class/hwmon"
 RANGE = 262143328850  # microjoules, of an Intel server: (2**32 - 1) * 61.035 nearly

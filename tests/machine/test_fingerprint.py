@@ -24,8 +24,6 @@ from edgekit.spec.parsing import plain
 from edgekit.spec.registry import version_of
 from edgekit.spec.subject import Fingerprint
 
-pytestmark = pytest.mark.device
-
 CPU = "sys/devices/system/cpu"
 NONE = "9223372036854771712\n"  # no limit, as version 1 writes it
 ODD = [

@@ -15,8 +15,6 @@ from edgekit.runtime.loops import single
 from edgekit.runtime.runner import GraphRunner, open_runner
 from edgekit.spec.tensor import Signature, TensorSpec
 
-pytestmark = pytest.mark.device
-
 LENGTHS = (5, 1, 12, 3, 3, 8, 1, 7)
 BACKENDS = ("onnxruntime", "openvino")
 

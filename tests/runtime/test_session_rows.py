@@ -18,8 +18,6 @@ from edgekit.runtime.verify import verify
 from edgekit.spec.manifest import FORMAT, Manifest, Variant
 from edgekit.spec.protocols import Encoded
 
-pytestmark = pytest.mark.device
-
 LENGTHS = (5, 1, 12, 3, 8)
 
 
