@@ -38,10 +38,15 @@ def folder(tmp_path):
     return Path(shutil.copytree(tiny.folder("bert"), tmp_path / "my-model"))
 
 
+@pytest.fixture(scope="module")
+def one_saved(tmp_path_factory):
+    return small.save(tmp_path_factory.mktemp("one") / "one", labels=("LABEL_0",))
+
+
 @pytest.fixture
-def one(tmp_path):
-    """A model with one logit and no problem type."""
-    return small.save(tmp_path / "one", labels=("LABEL_0",))
+def one(one_saved, tmp_path):
+    """A model with one logit and no problem type, to be spoiled."""
+    return small.copy(one_saved, tmp_path / "one")
 
 
 def change(file, **entries):
