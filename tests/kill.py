@@ -1,8 +1,9 @@
 """Writes bundles in children that are killed (SIGKILL) before each step that changes a disk, and looks at what they leave.
 
-    python kill.py WHAT SCRATCH [two-steps]
+    python kill.py SCRATCH WHAT ...
 
-prints one JSON object: how many children were killed, what was lost, and what was left after the next start. A child is killed at the n-th
+prints one JSON object for each WHAT, e.g. ``replace`` or ``replace two-steps``: how many children were killed, what was lost, and what was
+left after the next start. A child is killed at the n-th
 of Python's audit events for such steps, at the n-th fsync, and around the exchange of two names; with ``two-steps`` there is no such call.
 """
 
@@ -148,6 +149,10 @@ def main(what: str, scratch: Path) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    if "two-steps" in sys.argv:
-        place._exchange = lambda one, other: False
-    print(json.dumps(main(sys.argv[1], Path(sys.argv[2]))))
+    exchange = place._exchange
+    results = {}
+    for name in sys.argv[2:]:
+        what, _, steps = name.partition(" ")
+        place._exchange = (lambda one, other: False) if steps == "two-steps" else exchange
+        results[name] = main(what, Path(sys.argv[1]))
+    print(json.dumps(results))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -87,12 +88,33 @@ class Import(NamedTuple):
         return f"line {self.line}: {self.module} {self.names or ''}"
 
 
+@functools.cache
+def text(file: Path) -> str:
+    return file.read_text("utf-8")
+
+
+@functools.cache
+def tree(file: Path) -> ast.Module:
+    """Return the syntax tree of a file, which is one of Python 3.10, the oldest that devices have."""
+    return ast.parse(text(file), feature_version=(3, 10))
+
+
+@functools.cache
+def imports_of(file: Path) -> list[Import]:
+    return imports(tree(file))
+
+
+def places(check, files=FILES) -> dict[str, list[str]]:
+    """Return what a check of a file finds, by file; files without a finding are left out."""
+    return {ids(file): wrong_places for file in files if (wrong_places := check(file))}
+
+
 def part(file: Path) -> str:
     first = file.relative_to(PACKAGE).parts[0]
     return first.removesuffix(".py")
 
 
-def imports(source: str) -> list[Import]:
+def imports(module: ast.Module) -> list[Import]:
     """Return every import of a module, including those inside functions and conditions."""
     result = []
 
@@ -110,7 +132,7 @@ def imports(source: str) -> list[Import]:
             )
             visit(child, top and not inside and not checking)
 
-    visit(ast.parse(source), True)
+    visit(module, True)
     return result
 
 
@@ -125,10 +147,10 @@ def targets(item: Import) -> list[str]:
     return reached or ["edgekit"]
 
 
-def wrong(file_part: str, source: str) -> list[str]:
+def wrong(file_part: str, module_imports: list[Import]) -> list[str]:
     """Return the imports that go up, or sideways."""
     wrong_imports = []
-    for item in imports(source):
+    for item in module_imports:
         for reached in targets(item):
             # The package itself imports the runtime, so only the command line may import it.
             floor = FLOORS["doctor"] if reached == "edgekit" else FLOORS[reached]
@@ -148,13 +170,13 @@ def test_the_files_are_there():
     )
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if f != PACKAGE / "__init__.py"], ids=ids)
-def test_imports_go_down(file):
-    assert wrong(part(file), file.read_text("utf-8")) == []
+def test_imports_go_down():
+    files = [file for file in FILES if file != PACKAGE / "__init__.py"]
+    assert places(lambda file: wrong(part(file), imports_of(file)), files) == {}
 
 
 def test_the_package_brings_the_runtime_and_the_rest_only_when_it_is_asked_for():
-    package_imports = imports((PACKAGE / "__init__.py").read_text("utf-8"))
+    package_imports = imports_of(PACKAGE / "__init__.py")
     top = {reached for item in package_imports if item.top for reached in targets(item)}
     assert all(FLOORS[p] <= DEVICE for p in top)
     # What type checkers read is what is imported on first use.
@@ -177,30 +199,54 @@ def test_the_package_brings_the_runtime_and_the_rest_only_when_it_is_asked_for()
     ],
 )
 def test_the_check_sees(file_part, source):
-    assert wrong(file_part, source)
-    assert wrong("cli", source) == [] or "cli" in source
+    module_imports = imports(ast.parse(source))
+    assert wrong(file_part, module_imports)
+    assert wrong("cli", module_imports) == [] or "cli" in source
 
 
-@pytest.mark.parametrize("file", FILES, ids=ids)
-def test_no_relative_import(file):
-    assert [str(i) for i in imports(file.read_text("utf-8")) if i.level] == []
+def test_no_relative_import():
+    assert places(lambda file: [str(item) for item in imports_of(file) if item.level]) == {}
 
 
-@pytest.mark.parametrize("file", FILES, ids=ids)
-def test_third_party_packages_stay_where_they_belong(file):
-    for item in imports(file.read_text("utf-8")):
+def misplaced(file_part: str, stem: str, module_imports: list[Import]) -> list[str]:
+    """Return the imports of third-party packages that a part does not have, or not there."""
+    # Backend libraries and slow imports are imported where they are used, so that listing backends or commands stays fast.
+    heavy = ("torch", "transformers", "accelerate", "huggingface_hub", "onnxruntime", "openvino", "rich", "scipy")
+    wrong_imports = []
+    for item in module_imports:
         name = item.module.split(".")[0]
         if name in sys.stdlib_module_names or name in ("edgekit", "_typeshed"):
             continue
-        assert name in ALLOWED, f"{item}: not a dependency that this test knows"
-        assert part(file) in ALLOWED[name], str(item)
-        # Backend libraries and slow imports are imported where they are used, so that listing backends or commands
-        # stays fast.
-        heavy = ("torch", "transformers", "accelerate", "huggingface_hub", "onnxruntime", "openvino", "rich", "scipy")
-        if name in heavy or name.startswith("tensorrt"):
-            assert not item.top, f"{item}: import it inside the function that needs it"
-        if part(file) == "backends":
-            assert name in ("numpy", file.stem, f"{file.stem}_bindings"), str(item)
+        if name not in ALLOWED:
+            wrong_imports.append(f"{item}: not a dependency that this test knows")
+        elif file_part not in ALLOWED[name]:
+            wrong_imports.append(str(item))
+        if item.top and (name in heavy or name.startswith("tensorrt")):
+            wrong_imports.append(f"{item}: import it inside the function that needs it")
+        if file_part == "backends" and name not in ("numpy", stem, f"{stem}_bindings"):
+            wrong_imports.append(f"{item}: of another backend")
+    return wrong_imports
+
+
+def test_third_party_packages_stay_where_they_belong():
+    assert places(lambda file: misplaced(part(file), file.stem, imports_of(file))) == {}
+
+
+@pytest.mark.parametrize(
+    ("file_part", "source", "count"),
+    [
+        ("source", "def f():\n    import torch", 0),
+        ("source", "import torch", 1),
+        ("report", "def f():\n    import torch", 1),
+        ("report", "import pandas", 1),
+        ("backends", "import numpy\ndef f():\n    import openvino", 0),
+        ("backends", "def f():\n    import onnxruntime", 1),
+        ("backends", "import openvino", 1),
+        ("spec", "import json\nfrom edgekit import spec", 0),
+    ],
+)
+def test_a_misplaced_package_is_detected(file_part, source, count):
+    assert len(misplaced(file_part, "openvino", imports(ast.parse(source)))) == count
 
 
 def test_torch_is_on_its_floors_only():
@@ -210,16 +256,15 @@ def test_torch_is_on_its_floors_only():
 
 def test_what_devices_run_needs_nothing_of_python_3_11():
     """``tomllib`` needs 3.11, so only the reader of the build machine's files imports it."""
-    users = [ids(f) for f in FILES for i in imports(f.read_text("utf-8")) if i.module == "tomllib"]
+    users = [ids(file) for file in FILES for item in imports_of(file) if item.module == "tomllib"]
     assert users == ["spec/target.py"]
-    assert not any(i.top for i in imports((PACKAGE / "spec/target.py").read_text("utf-8")) if i.module == "tomllib")
-    for file in FILES:
-        ast.parse(file.read_text("utf-8"), feature_version=(3, 10))
+    assert not any(i.top for i in imports_of(PACKAGE / "spec/target.py") if i.module == "tomllib")
+    assert all(tree(file) for file in FILES)
 
 
-@pytest.mark.parametrize("file", FILES, ids=ids)
-def test_length(file):
-    assert len(file.read_text("utf-8").splitlines()) <= LINES
+def test_length():
+    lengths = {ids(file): len(text(file).splitlines()) for file in FILES}
+    assert {name: length for name, length in lengths.items() if length > LINES} == {}
 
 
 STATEMENTS = 60
@@ -232,10 +277,10 @@ CHAIN = 13
 """Largest number of modules that import each other in a row."""
 
 
-def long_functions(source: str) -> list[str]:
+def long_functions(module: ast.Module) -> list[str]:
     """Return functions with too many statements or parameters, keyword-only ones included. Fields of a dataclass do not count."""
     names = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(module):
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
         statements = sum(isinstance(child, ast.stmt) for child in ast.walk(node)) - 1
@@ -248,9 +293,8 @@ def long_functions(source: str) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("file", FILES, ids=ids)
-def test_functions_are_short(file):
-    assert long_functions(file.read_text("utf-8")) == []
+def test_functions_are_short():
+    assert places(lambda file: long_functions(tree(file))) == {}
 
 
 @pytest.mark.parametrize(
@@ -267,7 +311,7 @@ def test_functions_are_short(file):
     ],
 )
 def test_a_long_function_is_detected(source, names):
-    assert long_functions(source) == names
+    assert long_functions(ast.parse(source)) == names
 
 
 def module(file: Path) -> str:
@@ -276,21 +320,21 @@ def module(file: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def longest_chain(sources: dict[str, str]) -> list[str]:
+def longest_chain(module_imports: dict[str, list[Import]]) -> list[str]:
     """Return the longest chain of modules in which each imports the next one at its import.
 
     Args:
-        sources: Source by module name.
+        module_imports: Imports by module name.
     """
     reached: dict[str, list[str]] = {}
-    for name, source in sources.items():
+    for name, items in module_imports.items():
         imported = []
-        for item in imports(source):
+        for item in items:
             for member in item.names or ("",):
                 if item.top:
                     full_name = f"{item.module}.{member}"
-                    imported.append(full_name if full_name in sources else item.module)
-        reached[name] = [other for other in dict.fromkeys(imported) if other in sources and other != name]
+                    imported.append(full_name if full_name in module_imports else item.module)
+        reached[name] = [other for other in dict.fromkeys(imported) if other in module_imports and other != name]
     chains: dict[str, list[str]] = {}
 
     def chain(name: str) -> list[str]:
@@ -298,11 +342,11 @@ def longest_chain(sources: dict[str, str]) -> list[str]:
             chains[name] = [name, *max((chain(other) for other in reached[name]), key=len, default=[])]
         return chains[name]
 
-    return max((chain(name) for name in sources), key=len)
+    return max((chain(name) for name in module_imports), key=len)
 
 
 def test_the_longest_chain_of_imports(capsys):
-    chain = longest_chain({module(file): file.read_text("utf-8") for file in FILES})
+    chain = longest_chain({module(file): imports_of(file) for file in FILES})
     with capsys.disabled():
         print(f"\nlongest chain of imports, {len(chain)} modules: {' > '.join(chain)}")
     assert len(chain) <= CHAIN
@@ -314,35 +358,44 @@ def test_a_chain_is_detected():
         "edgekit.b": "import edgekit.c",
         "edgekit.c": "def f():\n    import edgekit.a",
     }
-    assert longest_chain(sources) == ["edgekit.a", "edgekit.b", "edgekit.c"]
+    module_imports = {name: imports(ast.parse(source)) for name, source in sources.items()}
+    assert longest_chain(module_imports) == ["edgekit.a", "edgekit.b", "edgekit.c"]
 
 
-@pytest.mark.parametrize("file", FILES, ids=ids)
-def test_every_module_has_a_docstring(file):
-    assert (ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "").strip()
+def test_every_module_has_a_docstring():
+    assert [ids(file) for file in FILES if not (ast.get_docstring(tree(file)) or "").strip()] == []
+
+
+def calls(file: Path, *names: str) -> list[ast.Call]:
+    """Return the calls of functions of these names, as they are written."""
+    last_words = {name.split(".")[-1] for name in names}
+    result = []
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Call):
+            last_word = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if last_word in last_words and ast.unparse(node.func) in names:
+                result.append(node)
+    return result
 
 
 def test_nothing_prints_and_nothing_exits_below_the_command_line():
-    for file in FILES:
-        if part(file) in ("cli", "__main__"):
-            continue
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            if isinstance(node, ast.Call):
-                called = ast.unparse(node.func)
-                assert called not in ("print", "sys.exit", "exit", "quit", "os._exit"), (
-                    f"{ids(file)}, line {node.lineno}"
-                )
+    files = [file for file in FILES if part(file) not in ("cli", "__main__")]
+    names = ("print", "sys.exit", "exit", "quit", "os._exit")
+    assert places(lambda file: [f"line {node.lineno}" for node in calls(file, *names)], files) == {}
 
 
 def test_json_is_written_by_one_function():
     """``spec.parsing.to_json`` refuses NaN and infinity. Code that is sent to a device as text cannot import it."""
+    writers = ("spec/parsing.py", "deploy/_there.py")
+    wrong_places = []
     for file in FILES:
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("json.dumps", "json.dump"):
-                strict = any(k.arg == "allow_nan" and ast.unparse(k.value) == "False" for k in node.keywords)
-                where = f"{ids(file)}, line {node.lineno}: use edgekit.spec.parsing.to_json"
-                assert strict and ids(file) in ("spec/parsing.py", "deploy/_there.py"), where
-        assert "from json import" not in file.read_text("utf-8")
+        for node in calls(file, "json.dumps", "json.dump"):
+            strict = any(k.arg == "allow_nan" and ast.unparse(k.value) == "False" for k in node.keywords)
+            if not strict or ids(file) not in writers:
+                wrong_places.append(f"{ids(file)}, line {node.lineno}: use edgekit.spec.parsing.to_json")
+        if "from json import" in text(file):
+            wrong_places.append(f"{ids(file)}: from json import")
+    assert wrong_places == []
 
 
 def test_importing_the_package_brings_nothing_heavy():
@@ -363,10 +416,10 @@ def test_importing_the_package_brings_nothing_heavy():
     assert small.python(code, *heavy).stdout.decode().strip() == "[]"
 
 
-def private_imports(file_part: str, source: str) -> list[str]:
+def private_imports(file_part: str, module: ast.Module) -> list[str]:
     """Return the imports of a name with an underscore from another part of the package."""
     wrong_imports = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(module):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("edgekit."):
             place = (node.module or "").split(".")
             for alias in node.names:
@@ -376,9 +429,8 @@ def private_imports(file_part: str, source: str) -> list[str]:
     return wrong_imports
 
 
-@pytest.mark.parametrize("file", FILES, ids=ids)
-def test_what_is_private_stays_in_its_part(file):
-    assert private_imports(part(file), file.read_text("utf-8")) == []
+def test_what_is_private_stays_in_its_part():
+    assert places(lambda file: private_imports(part(file), tree(file))) == {}
 
 
 @pytest.mark.parametrize(
@@ -393,15 +445,16 @@ def test_what_is_private_stays_in_its_part(file):
     ],
 )
 def test_a_private_import_is_detected(source, wrong_imports):
-    assert private_imports("search", source) == wrong_imports
+    assert private_imports("search", ast.parse(source)) == wrong_imports
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if not f.name.startswith("_")], ids=ids)
-def test_a_public_module_says_what_is_public(file):
+def test_a_public_module_says_what_is_public():
     """It does so in ``__all__``, before its first definition."""
-    body = [
-        node
-        for node in ast.parse(file.read_text("utf-8")).body
-        if isinstance(node, (ast.Assign, ast.AnnAssign, ast.FunctionDef, ast.ClassDef))
-    ]
-    assert isinstance(body[0], ast.Assign) and ast.unparse(body[0].targets[0]) == "__all__"
+    silent = []
+    for file in FILES:
+        kinds = (ast.Assign, ast.AnnAssign, ast.FunctionDef, ast.ClassDef)
+        first = next((node for node in tree(file).body if isinstance(node, kinds)), None)
+        says = isinstance(first, ast.Assign) and ast.unparse(first.targets[0]) == "__all__"
+        if not says and not file.name.startswith("_"):
+            silent.append(ids(file))
+    assert silent == []

@@ -669,6 +669,7 @@ def hub(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_a_hub_id_is_read_like_its_folder(hub):
     local, found = source.read(tiny.folder("bert")), hub.answers["main"]
     assert (found["model_id"], found["revision"]) == ("some/model", FIRST)
@@ -678,6 +679,7 @@ def test_a_hub_id_is_read_like_its_folder(hub):
     np.testing.assert_allclose(found["logits"], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_revision_is_a_branch_or_a_commit(hub):
     assert hub.answers["v2"]["revision"] == SECOND
     assert hub.answers["v2"]["digest"] == source.read(tiny.folder("distilbert")).digest
@@ -685,6 +687,7 @@ def test_a_revision_is_a_branch_or_a_commit(hub):
     assert hub.answers["commit"]["digest"] == hub.answers["main"]["digest"]
 
 
+@pytest.mark.slow
 def test_nothing_is_downloaded_that_is_not_needed(hub):
     """No pickle, no code, nothing in subfolders."""
     fetched = {
@@ -697,10 +700,12 @@ def test_nothing_is_downloaded_that_is_not_needed(hub):
     assert not list(hub.home.rglob("*.bin"))
 
 
+@pytest.mark.slow
 def test_the_client_says_nothing(hub):
     assert hub.said == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "words"),
     [
@@ -718,6 +723,7 @@ def test_what_the_hub_has_but_cannot_be_taken(hub, case, words):
     assert [w for w in words if w not in answer["message"]] == [], answer["message"]
 
 
+@pytest.mark.slow
 def test_of_a_repository_of_pickles_nothing_is_downloaded(hub):
     assert [r for r in hub.requests if "some/pickle" in r[1]] == [("GET", "/api/models/some/pickle")]
 

@@ -38,10 +38,15 @@ def folder(tmp_path):
     return Path(shutil.copytree(tiny.folder("bert"), tmp_path / "my-model"))
 
 
+@pytest.fixture(scope="module")
+def one_saved(tmp_path_factory):
+    return small.save(tmp_path_factory.mktemp("one") / "one", labels=("LABEL_0",))
+
+
 @pytest.fixture
-def one(tmp_path):
-    """A model with one logit and no problem type."""
-    return small.save(tmp_path / "one", labels=("LABEL_0",))
+def one(one_saved, tmp_path):
+    """A model with one logit and no problem type, to be spoiled."""
+    return small.copy(one_saved, tmp_path / "one")
 
 
 def change(file, **entries):
@@ -440,6 +445,7 @@ def test_tokens_beyond_the_embeddings(folder):
     )
 
 
+@pytest.mark.slow
 def test_a_token_type_that_the_model_does_not_know(folder, tmp_path):
     """As RoBERTa has one type: single texts go, pairs are refused at run time."""
     weights = load_file(folder / "model.safetensors")
@@ -514,8 +520,14 @@ def log_softmax(x):
     return x.log_softmax(dim=1)
 
 
+def one_layer(kind):
+    module = small.module(problem_type=kind)
+    module.bert.encoder.layer = module.bert.encoder.layer[:1]
+    return module
+
+
 def module_source(kind, last, outputs=None):
-    return source.from_module(Ends(small.module(problem_type=kind), last), small.tokenizer(), outputs=outputs)
+    return source.from_module(Ends(one_layer(kind), last), small.tokenizer(), outputs=outputs)
 
 
 @pytest.mark.parametrize(
@@ -545,12 +557,13 @@ def test_outputs_that_were_said_to_be_logits():
     module_source(MULTI, torch.sigmoid, "logits").check_outputs(small.texts(40, seed=3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "last"), [(SINGLE, softmax), (MULTI, torch.sigmoid)])
 def test_probabilities_are_undone(kind, last, tmp_path):
     """The answers are those of the module: its probabilities come out as they are, through the exported graph too."""
     found, texts = module_source(kind, last, "probabilities"), small.texts(20, seed=3)
     export(found, tmp_path / "out", texts)
-    truth = last(torch.from_numpy(small.torch_logits(small.module(problem_type=kind), texts))).numpy()
+    truth = last(torch.from_numpy(small.torch_logits(one_layer(kind), texts))).numpy()
     task = bind(found.settings, None)
     answers = task.postprocess(found.outputs(found.encode(texts)), [Encoded({})] * len(texts))
     np.testing.assert_allclose([list(answer.scores.values()) for answer in answers], truth, atol=1e-5)
@@ -574,6 +587,7 @@ def build(tiny_samples, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_build_counts_rows_that_are_cut(build, tiny_model, tmp_path, tiny_module):
     long = [f"{t} " * 12 for t in small.texts(6, seed=4)]
     logits = small.torch_logits(tiny_module, long + small.texts(40, seed=6))

@@ -40,10 +40,12 @@ def test_weights_that_a_wrapper_saved(name, tmp_path):
         folder / "model.safetensors",
         metadata={"format": "pt"},
     )
-    found, expected = (edgekit.source.read(f).module.state_dict() for f in (folder, tiny_images.folder(name)))
-    assert {n: t.tolist() for n, t in found.items()} == {n: t.tolist() for n, t in expected.items()}
+    weights, expected = (edgekit.source.read(f).module.state_dict() for f in (folder, tiny_images.folder(name)))
+    assert weights.keys() == expected.keys()
+    assert [n for n, t in weights.items() if t.dtype != expected[n].dtype or not torch.equal(t, expected[n])] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tiny_images.ARCHITECTURES)
 def test_a_graph_answers_as_the_pipeline_does(name, tmp_path):
     source = edgekit.source.read(tiny_images.folder(name))

@@ -34,6 +34,7 @@ def use(session: edgekit.Session, text: str, texts: list[str], array: "np.ndarra
 """
 
 
+@pytest.mark.slow
 def test_types_of_answers(tmp_path):
     if importlib.util.find_spec("mypy") is None:
         pytest.skip("mypy is not installed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -157,29 +158,40 @@ def entries(docstring):
             indent = -1  # one paragraph
 
 
-def documented(tree):
-    """Yields all nodes that have a docstring."""
-    for node in ast.walk(tree):
+@functools.cache
+def text(path):
+    return path.read_text("utf-8")
+
+
+@functools.cache
+def nodes(path):
+    """Returns all nodes of a file's syntax tree."""
+    return list(ast.walk(ast.parse(text(path))))
+
+
+def documented(path):
+    """Yields the docstrings of a file."""
+    for node in nodes(path):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            text = ast.get_docstring(node)
-            if text:
-                yield node, text
+            docstring = ast.get_docstring(node)
+            if docstring:
+                yield docstring
 
 
 def wrong_entries(path):
     """Returns the entries of a file that do not begin with a noun."""
     wrong = []
-    for _, text in documented(ast.parse(path.read_text())):
-        for name, entry in entries(text):
+    for docstring in documented(path):
+        for name, entry in entries(docstring):
             first = re.match(r"[A-Za-z]+", entry)
             if first and first.group().lower() in NO_NOUNS:
                 wrong.append(f"{name}: {entry[:70]}")
     return wrong
 
 
-def bound_names(tree):
+def bound_names(path):
     """Yields each name that a file binds, with its line."""
-    for node in ast.walk(tree):
+    for node in nodes(path):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id, node.lineno
         elif isinstance(node, ast.arg):
@@ -192,8 +204,7 @@ def bound_names(tree):
 
 def refused_names(path):
     """Returns the names of a file that tell nothing."""
-    names = bound_names(ast.parse(path.read_text()))
-    return [f"line {line}: {name}" for name, line in names if name.strip("_") in REFUSED_NAMES]
+    return [f"line {line}: {name}" for name, line in bound_names(path) if name.strip("_") in REFUSED_NAMES]
 
 
 _DENSE = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.IfExp)
@@ -203,7 +214,7 @@ _SIMPLE = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Return, ast.Expr, ast.R
 def dense_statements(path):
     """Returns the simple statements of a file that hold more than one comprehension or conditional expression."""
     dense = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, _SIMPLE):
             count = sum(isinstance(part, _DENSE) for part in ast.walk(node))
             if count > 1:
@@ -214,7 +225,7 @@ def dense_statements(path):
 def packed_statements(path):
     """Returns the statements that bind several names to several expressions, ``a, b = c, d``."""
     packed = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if (
             isinstance(node, ast.Assign)
             and isinstance(node.value, ast.Tuple)
@@ -226,7 +237,7 @@ def packed_statements(path):
 
 def long_lines(path):
     """Returns the lines of a file that are over 120 columns."""
-    return [f"line {number}" for number, line in enumerate(path.read_text().splitlines(), 1) if len(line) > 120]
+    return [f"line {number}" for number, line in enumerate(text(path).splitlines(), 1) if len(line) > 120]
 
 
 CHECKS = {
@@ -237,13 +248,6 @@ CHECKS = {
     "120 columns": long_lines,
 }
 
-
-PLAIN = (
-    *("__init__.py", "backends", "bundle", "builder.py", "cache", "cli", "deploy", "doctor.py", "drivers", "engines"),
-    *("export", "machine", "modalities", "pytest_plugin.py", "quantize", "source", "spec", "stats", "tasks", "timing"),
-    "verbs",
-)
-"""Parts that were read through; ``compress``, ``report``, ``runtime``, ``samples`` and ``search`` follow."""
 
 JSON_KEYS = frozenset({"spec/comparison.py", "spec/report.py", "spec/trial.py"})
 """Files whose dataclasses have fields of refused names, which are keys of written files."""

@@ -20,7 +20,7 @@ class SessionInfo:
 
     Attributes:
         bundle: Path of the bundle.
-        task: Name of the task, e.g. ``text-classification``.
+        task: Name of the task.
         backend: Backend that runs the model.
         backend_version: Version of the installed backend package; ``unknown`` if it cannot be determined.
         built_with: Version of that package when the bundle was built. Another version may round differently.

@@ -19,6 +19,8 @@ from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.manifest import FORMAT, Manifest, Variant
 from edgekit.spec.tensor import Signature
 
+pytestmark = pytest.mark.device
+
 SIGNATURE = Signature("forward", (), ())
 BLANK = Manifest(
     format=FORMAT,

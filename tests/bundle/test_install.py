@@ -17,6 +17,8 @@ from edgekit.bundle.keys import fingerprint, make_keys
 from edgekit.bundle.pack import pack, unpack
 from edgekit.spec.identity import version_key
 
+pytestmark = pytest.mark.device
+
 DAY = datetime.timedelta(days=1)
 TODAY = datetime.datetime.now(datetime.timezone.utc).date()
 

@@ -21,6 +21,8 @@ from refusals import refused
 from edgekit.drivers import cuda_api
 from edgekit.drivers.cuda import Cuda, probe, view
 
+pytestmark = pytest.mark.device
+
 # ---- the contract: cuda.h
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import small
+
+pytestmark = pytest.mark.device
 
 
 def test_a_child_of_the_same_number():

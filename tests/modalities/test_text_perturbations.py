@@ -183,7 +183,7 @@ def test_any_text(text, seed, name):
 
 
 def test_a_very_long_text_takes_no_time():
-    text = "word " * 200_000
+    text = "word " * 50_000
     for name in KINDS:
         assert of(name, text) != text
 

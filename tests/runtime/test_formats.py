@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 import edgekit
 from edgekit.runtime import golden
 from edgekit.spec.manifest import FORMAT
+
+pytestmark = pytest.mark.device
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 

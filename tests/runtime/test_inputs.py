@@ -15,6 +15,8 @@ from edgekit.modalities.text import UNBOUND
 from edgekit.runtime._inputs import form_warning, list_of
 from edgekit.spec.errors import InputError
 
+pytestmark = pytest.mark.device
+
 TEXTS = ["the film was fine", "their cast is strong", "a dull plot"]
 
 

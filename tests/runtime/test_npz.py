@@ -12,6 +12,8 @@ import pytest
 
 from edgekit.runtime import _npz
 
+pytestmark = pytest.mark.device
+
 ARRAYS = {
     "a": np.arange(12, dtype=np.int64).reshape(3, 4),
     "b": np.linspace(0, 1, 5, dtype=np.float32),
@@ -63,14 +65,14 @@ def test_what_numpy_writes_is_read():
     assert _npz.read(archive([("a.npy", npy(header("<i8", (0, 10**18))))]), ["a"])["a"].shape == (0, 10**18)
 
 
-def test_a_small_file_of_gigabytes():
+def test_a_small_file_of_many_megabytes():
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as made, made.open("a.npy", "w", force_zip64=True) as entry:
-        entry.write(npy(header("<f4", (2**28,))))
-        for _ in range(1024):
+        entry.write(npy(header("<f4", (2**24,))))
+        for _ in range(64):
             entry.write(bytes(2**20))
     content = stream.getvalue()
-    assert len(content) < 2**21
+    assert len(content) < 2**17
     assert "compressed" in assert_refused(content)
 
 

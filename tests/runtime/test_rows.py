@@ -128,10 +128,8 @@ def test_a_session_keeps_the_limit_of_tokens(float32_bundle, tmp_path, monkeypat
 # ---- what is no answer
 
 
-@pytest.fixture(scope="module", params=[np.nan, np.inf], ids=["nan", "inf"])
-def broken(request, float32_bundle, tmp_path_factory):
-    """A bundle in which one word has an embedding that is not finite."""
-    bundle = small.copy(float32_bundle, tmp_path_factory.mktemp("broken") / "copy")
+def break_one_word(bundle, value):
+    """Make the embedding of one word not finite."""
     file = next((bundle / "graphs").glob("*.onnx"))
     model = ir.load(file)
     size = (len(small.vocabulary()), 64)
@@ -139,14 +137,16 @@ def broken(request, float32_bundle, tmp_path_factory):
         v for v in model.graph.initializers.values() if v.const_value is not None and tuple(v.const_value.shape) == size
     )
     array = table.const_value.numpy().copy()
-    array[small.vocabulary().index("brilliant"), 3] = request.param
+    array[small.vocabulary().index(OUTLIER), 3] = value
     table.const_value = ir.tensor(array, name=table.name)
     ir.save(model, file)
     small.sign(bundle)
     return bundle
 
 
-def test_an_answer_that_is_not_finite_is_an_error_that_names_the_rows(broken):
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_answer_that_is_not_finite_is_an_error_that_names_the_rows(float32_bundle, value, tmp_path):
+    broken = break_one_word(small.copy(float32_bundle, tmp_path / "broken"), value)
     bad, fine = f"zyxcanary {OUTLIER} story", "the story was short"
     texts = [fine] * 70
     texts[3] = texts[41] = bad
@@ -166,14 +166,15 @@ def test_an_answer_that_is_not_finite_is_an_error_that_names_the_rows(broken):
             session([bad] * 30)
 
 
-def test_the_error_of_a_worker_and_of_the_command_line_is_the_same(broken, tmp_path):
-    with Worker(broken) as worker, refused("output-not-finite", "index 1"):
-        small.logits(worker, ["the story was short", f"a {OUTLIER} story"])
-    with (
-        Worker(broken) as worker,
-        refused("output-not-finite", "index 5", "50"),
-    ):
-        worker.predict([*["the story was short"] * 55, f"a {OUTLIER} story"])
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "value"), [("ort", np.nan), ("openvino", np.inf)])
+def test_the_error_of_a_worker_and_of_the_command_line_is_the_same(backend, value, tmp_path, request):
+    broken = break_one_word(small.copy(request.getfixturevalue(f"float32_{backend}"), tmp_path / "broken"), value)
+    with Worker(broken) as worker:
+        with refused("output-not-finite", "index 1"):
+            small.logits(worker, ["the story was short", f"a {OUTLIER} story"])
+        with refused("output-not-finite", "index 5", "50"):
+            worker.predict([*["the story was short"] * 55, f"a {OUTLIER} story"])
     done = small.edgekit("run", broken, f"a {OUTLIER} story")
     assert done.returncode == 1
     assert b"NaN or infinity" in done.stderr

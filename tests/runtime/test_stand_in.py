@@ -35,6 +35,7 @@ def test_scores(jetson, tiny_samples):
     assert "p50" not in text
 
 
+@pytest.mark.slow
 def test_a_check_judges_accuracy_and_size_alone(jetson, float32_ort, tiny_samples):
     options = CheckOptions(backend="onnxruntime", max_time=0.1)
     report = check.check(jetson, float32_ort, tiny_samples.dev, options=options)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import pytest
 
 from edgekit.runtime import golden, loops
 from edgekit.runtime.loops import windows
 from edgekit.spec.tensor import Signature, TensorSpec
+
+pytestmark = pytest.mark.device
 
 SIGNATURE = Signature(
     "forward",

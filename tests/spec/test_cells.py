@@ -10,6 +10,8 @@ from edgekit.modalities.words import UNBOUND
 from edgekit.spec import cells
 from edgekit.tasks import _label_reader
 
+pytestmark = pytest.mark.device
+
 WORDS = ["John", "don't", 'say "x"', "a, b", "c\n", "[d]", "..."]
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from edgekit.spec import digests as module
 from edgekit.spec.digests import code_digest
+
+pytestmark = pytest.mark.device
 
 
 def test_the_code_digest_knows_every_file(tmp_path, monkeypatch):

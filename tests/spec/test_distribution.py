@@ -10,6 +10,8 @@ import small
 from edgekit.spec.distribution import DISTRIBUTION, REPOSITORY, install_hint, requirement
 from edgekit.spec.errors import EdgekitError
 
+pytestmark = pytest.mark.device
+
 TEXTS = ("*.md", "*.py", "*.toml", "*.yml", "*.yaml", "*.txt", "*.sh", "*.j2", "*.json", "Makefile", "run")
 SKIPPED = {
     ".git",

@@ -8,6 +8,8 @@ from refusals import refused
 from edgekit.spec.errors import InputError
 from edgekit.spec.rows import encode_each
 
+pytestmark = pytest.mark.device
+
 
 class Task:
     """A task that accepts integers. Like all tasks it names the position of an input only if there are several."""

@@ -13,6 +13,8 @@ from edgekit.spec import target as targets
 from edgekit.spec.engine import EngineRecipe, is_supported_version, shapes, trtexec, version
 from edgekit.spec.tensor import Signature, TensorSpec
 
+pytestmark = pytest.mark.device
+
 SIGNATURE = Signature(
     "forward",
     (TensorSpec("ids", "int64", ("batch", "sequence"), 0), TensorSpec("pixels", "float32", ("batch", 3, 8, 8))),

@@ -9,6 +9,8 @@ from edgekit.spec import gates
 from edgekit.spec.gates import AccuracyGates, FootprintGates, Gates, LatencyGates
 from edgekit.spec.target import Budget
 
+pytestmark = pytest.mark.device
+
 
 def test_the_defaults():
     """The defaults are +5 % of the median, +10 % of the tail and one point of accuracy. Rare measurements are off."""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.tensor import Signature
+
+pytestmark = pytest.mark.device
 
 
 def test_the_recipe_of_several_graphs_names_each_layer_once():

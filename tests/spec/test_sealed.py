@@ -9,6 +9,8 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from edgekit.spec.sealed import matches, seal
 
+pytestmark = pytest.mark.device
+
 ONE, TWO = (hashlib.sha256(text).hexdigest() for text in (b"one", b"two"))
 
 

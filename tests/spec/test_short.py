@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 
 from edgekit.spec.short import ShortRepr, shorten
 from edgekit.tasks import Classification
+
+pytestmark = pytest.mark.device
 
 
 @dataclass(frozen=True, repr=False)
