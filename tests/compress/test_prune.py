@@ -132,9 +132,9 @@ def test_a_pruned_folder_is_read_exported_and_smaller(name, tmp_path):
     np.testing.assert_allclose(tiny.logits(found, rows), expected, atol=1e-5)
     export(found, tmp_path / "small", tiny.TEXTS)  # compares the graph with torch
     sizes = weight_sizes(tmp_path / "small" / "model.onnx")
-    for (heads, neurons), (some, few) in zip(before, picks, strict=True):
+    for (head_count, neurons), (some, few) in zip(before, picks, strict=True):
         assert len(few) in sizes and neurons not in sizes
-        assert heads == 1 or 32 // heads * len(some) in sizes
+        assert head_count == 1 or 32 // head_count * len(some) in sizes
 
 
 @pytest.mark.parametrize("name", ["beit", "deit", "vit"])
