@@ -120,7 +120,11 @@ def test_no_text_of_the_samples_is_left_anywhere(student, rows):
 @pytest.mark.slow
 @pytest.mark.train
 def test_the_student_builds_like_any_other_model(student, tiny_samples, tmp_path):
-    options = {"samples": tiny_samples.train, "eval": tiny_samples.dev, "target": small.target(tmp_path / "t.toml", extra="threads = 1")}
+    options = {
+        "samples": tiny_samples.train,
+        "eval": tiny_samples.dev,
+        "target": small.target(tmp_path / "t.toml", extra="threads = 1"),
+    }
     made = small.build(
         student.path, out=tmp_path / "out", **options, accept_reference=True
     )  # a student of one layer knows little

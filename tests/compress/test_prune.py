@@ -132,9 +132,10 @@ def test_a_pruned_folder_is_read_exported_and_smaller(name, tmp_path):
     np.testing.assert_allclose(tiny.logits(found, rows), expected, atol=1e-5)
     export(found, tmp_path / "small", tiny.TEXTS)  # compares the graph with torch
     sizes = weight_sizes(tmp_path / "small" / "model.onnx")
-    for (head_count, neurons), (some, few) in zip(before, picks, strict=True):
-        assert len(few) in sizes and neurons not in sizes
-        assert head_count == 1 or 32 // head_count * len(some) in sizes
+    width = found.module.config.hidden_size
+    for (all_heads, all_neurons), (some_heads, some_neurons) in zip(before, picks, strict=True):
+        assert len(some_neurons) in sizes and all_neurons not in sizes
+        assert width // all_heads * len(some_heads) in sizes
 
 
 @pytest.mark.parametrize("name", ["beit", "deit", "vit"])

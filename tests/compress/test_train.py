@@ -418,7 +418,10 @@ if state.is_main_process:
 @pytest.mark.train
 @pytest.mark.system
 def test_two_processes_take_the_steps_of_one(tmp_path, monkeypatch):
-    """45 rows in batches of 8: the last batch has 5, so shares of 3 and 2. Without dropout the weights are the same but for rounding."""
+    """45 rows in batches of 8: the last batch has 5, so shares of 3 and 2.
+
+    Without dropout the weights are the same but for rounding.
+    """
     script = tmp_path / "two.py"
     script.write_text(TWO)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")

@@ -168,10 +168,11 @@ def test_a_list_that_cannot_be(tokens, said, tiny_model, tmp_path):
 def test_in_a_build(tiny_model, tiny_samples, tmp_path, monkeypatch):
     """With a student: both are trimmed, and what that did is said."""
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
-    # All texts that are scored are among the samples, so none of them is split otherwise; and they are few, so that there is something to trim.
+    # All texts that are scored are among the samples, so none of them is split otherwise.
+    # They are few, so that there is something to trim.
     rows = tiny_samples.rows[:12]
     few = small.write_jsonl(tmp_path / "few.jsonl", rows)
-    # Words of all samples stay, those of the calibration rows among them; and none of them needs the column of the labels.
+    # Words of all samples stay, those of the calibration rows among them. None of them needs the column of the labels.
     bare = [*small.texts(6, seed=5), "zebra crossing"]
     other = small.write_jsonl(tmp_path / "bare.jsonl", [{"text": text} for text in bare])
     renamed = small.write_jsonl(tmp_path / "renamed.jsonl", [{"text": r["text"], "y": r["label"]} for r in rows])
@@ -200,8 +201,8 @@ def test_in_a_build(tiny_model, tiny_samples, tmp_path, monkeypatch):
     assert set(trials) == {"", "1 layer"}
     assert trials["1 layer"].size_mb < trials[""].size_mb
     # The model is exported with its whole vocabulary too, before anything is trimmed.
-    exported = sorted(vocabulary_size(graph, len(tokenizer), len(kept)) for graph in exported_graphs(tmp_path / "cache"))
-    assert exported == [len(kept), len(kept), len(tokenizer)]
+    counts = [vocabulary_size(graph, len(tokenizer), len(kept)) for graph in exported_graphs(tmp_path / "cache")]
+    assert sorted(counts) == [len(kept), len(kept), len(tokenizer)]
     assert trials[""].score == pytest.approx(10 / 12), "as before: two of the labels are wrong"
 
 

@@ -38,7 +38,7 @@ def wide(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.train
 def test_the_verb_and_a_build(wide, tmp_path, monkeypatch):
-    """Both on one clock: the plan that the verb leaves in the cache is the one that the build takes, and no other one."""
+    """By the command line, and as a student that competes with the model."""
     check_verb(wide, tmp_path / "verb")
     with refused("output-exists"):
         prune(
