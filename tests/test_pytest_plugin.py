@@ -30,7 +30,7 @@ def run(pytester):
     """Runs pytest on what is in its folder. The plugin is named: it is there whether the package was installed with its entry point or not."""
     (pytester.path / ".git").mkdir()
 
-    options = ("-p", "edgekit.pytest_plugin", "-p", "no:cacheprovider")
+    options = ("-p", "edgekit.pytest_plugin", "-p", "no:cacheprovider", "-p", "no:randomly")
 
     def ran(*more):
         return pytester.runpytest_subprocess(*options, *more)
