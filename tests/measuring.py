@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 QUICK = Path(__file__).parent / "quick"
+BLOCKS = 2
+"""Blocks of calls in a process, however long its start took: on a busy machine it takes seconds."""
 
 
 def quick_environment(processes: int = 4) -> dict[str, str]:
@@ -24,7 +26,7 @@ def quick(processes: int = 4):
     from edgekit.timing import interleaved
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(interleaved, "_MEASURE_S", 0.1)
+        patch.setattr(interleaved, "_MAX_BLOCKS", BLOCKS)
         patch.setattr(interleaved, "FEWEST", processes)
         patch.setattr(run, "_PROCESSES", processes)
         for name, value in quick_environment(processes).items():

@@ -173,6 +173,7 @@ def by_command(tiny_build, tiny_model, tiny_samples, tmp_path_factory):
         EDGEKIT_CACHE=str(folder / "cache"),
         EDGEKIT_CACHE_MB="0",
         TMPDIR=str(folder / "temporary"),
+        timeout=400,
     )
     assert done.returncode == 0, done.stderr.decode()
     return folder, target, done, arguments
@@ -195,7 +196,7 @@ def test_a_full_cache_loses_nothing_that_the_build_still_needs(by_command):
     assert sorted(set(kept)) == ["answers", "export", "outputs", "race", "reference", "static"]
 
 
-def test_the_same_build_in_another_process_makes_the_same_bytes(by_command, build, filled_cache, tiny_build, tmp_path):
+def test_the_same_build_in_another_process_makes_the_same_bytes(by_command, build, filled_cache, tmp_path):
     """Graphs come from two exports and two calibrations; only times differ."""
     folder, target, _, _ = by_command
     build(target=target)
@@ -213,7 +214,7 @@ def test_the_same_build_in_another_process_makes_the_same_bytes(by_command, buil
         assert "static on openvino" in reason
     assert manifests[0] == manifests[1]
     for entry in (folder / "cache").iterdir():
-        same = tiny_build.cache / entry.name
+        same = filled_cache / entry.name
         if json.loads((entry / "entry.json").read_text())["step"] in ("race", "answers"):  # times and memory
             continue
         assert content(entry) == content(same)
@@ -384,8 +385,8 @@ def test_what_is_refused_before_any_work(build, tmp_path, tiny_samples):
         (UsageError, "exists", {"out": tmp_path / "place" / "mine"}),
         (SamplesError, "does not exist", {"samples": tmp_path / "none.jsonl"}),
         (SamplesError, "does not exist", {"eval": tmp_path / "none.jsonl"}),
-        (SamplesError, "has 15 rows, the method 'static' of target 'cpu' needs at least 16", {"samples": few}),
-        (SamplesError, "has 15 rows, the method 'static'", {"calibration_rows": 15}),
+        (SamplesError, "has 15 rows. The method 'static' of target 'cpu' needs at least 16", {"samples": few}),
+        (SamplesError, "has 15 rows. The method 'static'", {"calibration_rows": 15}),
         (UsageError, "0 rows", {"calibration_rows": 0, "target": exact}),
         (SamplesError, "row 1 has no label", {"eval": few}),
         (SamplesError, "no column 'gold'", {"columns": {"label": "gold"}}),
@@ -471,7 +472,9 @@ def test_stopped_while_it_exports(tiny_model, tiny_samples, tmp_path, number, co
         time.sleep(0.3)
         child.send_signal(number)
         out, err = child.communicate(timeout=60)
-    assert child.returncode == code
+    # An interrupt that passes through exec() of a text, as torch has, ends CPython by the signal itself: 130 in a shell too.
+    ends = (code, -number) if number == signal.SIGINT else (code,)
+    assert child.returncode in ends, err.decode()
     assert out == b""
     assert b"Traceback" not in err
     # A library may have swallowed the signal's exception until its step was whole: whole entries may stay, parts of one never.

@@ -14,7 +14,7 @@ from refusals import refused
 from edgekit.pytest_plugin import EdgekitWarning, assert_no_regression
 from edgekit.report import check, files
 from edgekit.report.render import NAMES
-from edgekit.spec.gates import AccuracyGates, FootprintGates, Gates, LatencyGates
+from edgekit.spec.gates import Gates
 from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, OVER_BUDGET, PASS, REGRESSION, SCHEMA, Gate, Report
 from edgekit.spec.subject import Fingerprint, Subject
 
@@ -22,15 +22,13 @@ pytest_plugins = ["pytester"]
 
 NAME = "edgekit.pytest_plugin"
 
-WIDE = Gates(LatencyGates(9, None, None), AccuracyGates(0.1), FootprintGates(9, 1))
-
 
 @pytest.fixture
 def run(pytester):
     """Runs pytest on what is in its folder. The plugin is named: it is there whether the package was installed with its entry point or not."""
     (pytester.path / ".git").mkdir()
 
-    options = ("-p", "edgekit.pytest_plugin", "-p", "no:cacheprovider")
+    options = ("-p", "edgekit.pytest_plugin", "-p", "no:cacheprovider", "-p", "no:randomly")
 
     def ran(*more):
         return pytester.runpytest_subprocess(*options, *more)
@@ -143,16 +141,6 @@ def test_no_bundle_is_an_error_and_no_skip(run, text, said):
 
 
 @pytest.mark.slow
-def test_a_bundle_that_is_as_good_passes(float32_ort, baseline, tiny_samples, tmp_path):
-    with quick():
-        report = assert_no_regression(
-            float32_ort, baseline=baseline, samples=tiny_samples.dev, gates=WIDE, report=tmp_path / "report"
-        )
-    assert (report.kind, report.verdict, report.subjects[-1].name) == ("check", PASS, "onnxruntime")
-    assert sorted(p.name for p in (tmp_path / "report").iterdir()) == sorted(NAMES)
-
-
-@pytest.mark.slow
 def test_the_fixture_knows_the_file_and_the_option(run, float32_ort, baseline, tiny_samples):
     """One test compares with a baseline of other answers: a regression, in words, and no traceback of ours."""
     found = files.read(baseline)
@@ -178,14 +166,19 @@ def test_the_fixture_knows_the_file_and_the_option(run, float32_ort, baseline, t
         def test_as_the_file_says(assert_no_regression):
             assert assert_no_regression().verdict == "pass"
 
-        def test_against_one_that_is_always_right(assert_no_regression):
+        def test_against_one_that_is_always_right(assert_no_regression, monkeypatch):
+            monkeypatch.setattr("edgekit.report.run._PROCESSES", 1)
             off = LatencyGates(None, None, None), FootprintGates(None, None, None)
-            assert_no_regression(baseline="right.json", gates=Gates(off[0], AccuracyGates(0.01), off[1]))
+            assert_no_regression(baseline="right.json", gates=Gates(off[0], AccuracyGates(0.01), off[1]), report="other")
         """
     )
     with quick():
         result = run.run("--edgekit-bundle", float32_ort)
     result.assert_outcomes(passed=1, failed=1)
+    for folder, verdict in (("report", PASS), ("other", REGRESSION)):
+        assert sorted(p.name for p in (run.path / folder).iterdir()) == sorted(NAMES)
+        report = files.read(run.path / folder / "report.json")
+        assert (report.kind, report.verdict, report.subjects[-1].name) == ("check", verdict, "onnxruntime")
     result.stdout.fnmatch_lines(
         [
             "E*AssertionError: regression: onnxruntime against onnxruntime, 120 samples",

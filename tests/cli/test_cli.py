@@ -134,7 +134,7 @@ def test_usage_errors(edgekit, tiny_bundle, tiny_model, tmp_path, tmp_path_facto
         (("eval", tiny_bundle), "--samples"),
         (("bench", tiny_bundle, "--batches", "1,x"), "is not a list of whole numbers"),
         (("bench", tiny_bundle, "--lengths", "0"), "is not a list of whole numbers"),
-        (("bench", tiny_bundle, "--lengths", "65", "--seconds", "0.05"), "Length 65 is more than the 64 tokens"),
+        (("bench", tiny_bundle, "--lengths", "65", "--seconds", "0.05"), "Length 65 exceeds the model's maximum of 64 tokens"),
         (("bench", tiny_bundle, "--seconds", "0"), "--seconds"),
         (("targets", "cpuu"), "Did you mean 'cpu'"),
     ]

@@ -12,7 +12,7 @@ import sys
 
 PROCESSES = int(os.environ.get("EDGEKIT_TEST_PROCESSES", "4"))
 SETTINGS = {
-    "edgekit.timing.interleaved": {"_MEASURE_S": 0.1, "FEWEST": PROCESSES},
+    "edgekit.timing.interleaved": {"_MAX_BLOCKS": 2, "FEWEST": PROCESSES},
     "edgekit.report.run": {"_PROCESSES": PROCESSES},
 }
 
