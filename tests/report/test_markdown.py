@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html.parser
 import re
 from dataclasses import fields, is_dataclass, replace
@@ -277,14 +278,16 @@ def test_slices_that_stand_out():
 # --- nobody is pinged, nothing is markup ---------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def page_with(name, text):
+    return Shown(markdown(with_texts(REPORTS[name], text)))
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_texts_of_others_stay_texts(text):
     """The page has the same tags as with a plain word in every place, and the text as it is."""
     for name in ("check", "single", "regression", "multilabel"):
-        expected, found = (
-            Shown(markdown(with_texts(REPORTS[name], "x"))),
-            Shown(markdown(with_texts(REPORTS[name], text))),
-        )
+        expected, found = page_with(name, "x"), page_with.__wrapped__(name, text)
         assert found.tags == expected.tags
         assert linked(found.text) == linked(expected.text)
         assert len(found.cells) == len(expected.cells), "a cell is one cell"

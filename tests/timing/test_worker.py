@@ -117,6 +117,7 @@ def test_parts_of_a_start(float32_bundle):
         assert len(worker.time(TEXTS)) == len(TEXTS)
 
 
+@pytest.mark.slow
 def test_what_a_part_of_a_start_holds(float32_ort):
     """Each part sleeps for another time, and no part is shorter than its own sleep."""
     seconds = {"import_ms": 0.8, "verify_ms": 0.6, "load_ms": 0.4, "answer_ms": 0.2}
