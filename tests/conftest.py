@@ -109,7 +109,10 @@ def tiny_build(tmp_path_factory, tiny_model, tiny_samples):
 @pytest.fixture(scope="session")
 def committed(tmp_path_factory):
     """A copy of the committed bundles, which a test that goes wrong cannot harm."""
-    return Path(shutil.copytree(DATA / "bundles", tmp_path_factory.mktemp("bundles") / "committed"))
+    folder = Path(shutil.copytree(DATA / "bundles", tmp_path_factory.mktemp("bundles") / "committed"))
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)  # a checkout may be writable by the group, which trust refuses
+    return folder
 
 
 @pytest.fixture(scope="session")

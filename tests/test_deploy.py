@@ -78,12 +78,12 @@ def brought(bundle, device, path="", **options):
     return deploy.deploy(bundle, device.url + path, options=login, **progress)
 
 
-def assert_refused(bundle, device, *said, error=RemoteError, path="", **options):
-    with pytest.raises(error) as caught:
+def assert_refused(bundle, device, code, *values, error=RemoteError, path="", remote_code=None, **options):
+    with refused(code, *values) as caught:
         brought(bundle, device, path, **options)
     assert type(caught.value) is error
-    for part in said:
-        assert part in str(caught.value)
+    if remote_code is not None:
+        assert caught.value.fields["remote_code"] == remote_code
     assert str(device.folder / "user") not in str(caught.value)
     return str(caught.value)
 
@@ -143,6 +143,7 @@ def test_a_bundle_is_brought_and_then_replaced(bundle, device, tmp_path):
 
 
 @pytest.mark.slow
+<<<<<<< HEAD
 def test_a_path_of_odd_characters_and_a_bundle_that_is_chosen_on_the_device(bundle, device, tmp_path):
     raced = small.copy(bundle, tmp_path / "raced")
     small.sign(raced, choose_on="device")
@@ -157,12 +158,14 @@ def test_a_path_of_odd_characters_and_a_bundle_that_is_chosen_on_the_device(bund
 
 
 @pytest.mark.slow
+=======
+>>>>>>> w-tc
 def test_a_signed_bundle(bundle, device, tmp_path):
     ours, theirs = make_keys(tmp_path / "ours"), make_keys(tmp_path / "theirs")
     signed = small.copy(bundle, tmp_path / "signed")
-    assert_refused(signed, device, "is not signed", error=IntegrityError, keys=[ours])
+    assert_refused(signed, device, "bundle-not-signed", error=IntegrityError, keys=[ours])
     trust.sign(signed, tmp_path / "ours")
-    assert_refused(signed, device, str(theirs), error=IntegrityError, keys=[theirs])
+    assert_refused(signed, device, "signature-untrusted", theirs, error=IntegrityError, keys=[theirs])
     assert list(device.home.iterdir()) == [], "nothing was sent of what is not trusted here"
     found = brought(signed, device, "/~/film", keys=[theirs, str(ours)])
     assert "signed by a key that is trusted" in found.verified
@@ -189,11 +192,12 @@ def test_what_computes_something_else_there_takes_no_place(bundle, device, tmp_p
     assert_refused(
         other,
         device,
-        "'edgekit verify' failed",
-        "(exit code 5)",
-        "does not compute here what",
+        "remote-step",
+        "edgekit verify",
+        "5",
         path="/~/film",
         error=IntegrityError,
+        remote_code="golden-differs",
     )
     assert content(place) == content(bundle)
 
@@ -202,16 +206,14 @@ def test_what_is_no_bundle_stays(bundle, device):
     place = device.home / "film"
     (small.copy(bundle, place) / "notes.txt").write_text("notes")
     before = sorted(map(str, device.home.rglob("*")))
-    assert_refused(
-        bundle, device, f"{place} is not a bundle, and only a bundle is replaced", path="/~/film", error=UsageError
-    )
+    assert_refused(bundle, device, "remote-not-a-bundle", place, path="/~/film", error=UsageError)
     assert sorted(map(str, device.home.rglob("*"))) == before
 
 
 def test_a_damaged_bundle_is_not_sent(bundle, device, tmp_path):
     damaged = small.copy(bundle, tmp_path / "damaged")
     (damaged / "golden.npz").write_bytes(b"x")
-    assert_refused(damaged, device, "truncated or altered", error=IntegrityError)
+    assert_refused(damaged, device, "bundle-file-size", "golden.npz", error=IntegrityError)
     assert list(device.home.iterdir()) == []
 
 
@@ -223,7 +225,7 @@ def test_a_host_key_that_is_not_known(bundle, device):
     said = assert_refused(
         bundle,
         device,
-        "is not known here",
+        "remote-host-key-unknown",
         f"ssh -p {device.port} 127.0.0.1",
         f"ssh-keyscan -p {device.port} 127.0.0.1",
         ssh_options=options,
@@ -233,7 +235,7 @@ def test_a_host_key_that_is_not_known(bundle, device):
     assert_refused(
         bundle,
         device,
-        "is not known here",
+        "remote-host-key-unknown",
         ssh_options=device.configured("lax", UserKnownHostsFile="/dev/null", StrictHostKeyChecking="no"),
     )
 
@@ -246,7 +248,7 @@ def test_a_host_key_that_is_another_one(bundle, device):
     assert_refused(
         bundle,
         device,
-        "shows another host key",
+        "remote-host-key-changed",
         shown,
         "ssh-keygen -f",
         f'-R "[127.0.0.1]:{device.port}"',
@@ -260,14 +262,19 @@ def test_a_user_key_that_is_not_let_in(bundle, device, tmp_path):
     assert_refused(
         bundle,
         device,
-        "refuses the available keys",
+        "remote-connection",
         "ssh-copy-id",
         "Permission denied",
         ssh_options=options,
         identity=wrong,
     )
+<<<<<<< HEAD
     assert_refused(bundle, device, "refuses the available keys", ssh_options=options)
     assert_refused(bundle, device, "does not exist", error=UsageError, identity=tmp_path / "none")
+=======
+    assert_refused(bundle, device, "remote-connection", "ssh-copy-id", ssh_options=options)
+    assert_refused(bundle, device, "key-not-found", tmp_path / "none", error=UsageError, identity=tmp_path / "none")
+>>>>>>> w-tc
     asked = ask(device, "~/film", identity=device.folder / "user", options=options)
     assert (asked["path"], asked["state"]) == (str(device.home / "film"), "free")
 
@@ -284,25 +291,25 @@ def test_a_name_that_is_not_found(bundle, device):
 
 def test_a_host_that_does_not_answer(bundle, device):
     options = ("-o", "ConnectTimeout=1", "-o", "ProxyCommand=sleep 30", *device.options)
-    assert_refused(bundle, device, "does not answer", ssh_options=options)
+    assert_refused(bundle, device, "remote-connection", "does not answer", ssh_options=options)
 
 
 def test_no_python(bundle, device, tmp_path):
-    assert_refused(bundle, device, "There is no Python '/no/such python'", "--python PATH", python="/no/such python")
-    assert_refused(bundle, device, "There is no Python 'no-such-python'", python="no-such-python")
+    for python in ("/no/such python", "no-such-python"):
+        assert_refused(bundle, device, "remote-python", f"'{python}'", "--python PATH", python=python)
     for python in ("", " ", "a\0b"):
-        assert_refused(bundle, device, "expected a command or a path", error=UsageError, python=python)
+        assert_refused(bundle, device, "remote-python-name", repr(python), error=UsageError, python=python)
 
 
 def test_a_python_that_is_too_old(bundle, device, tmp_path):
     """Python 3.8, as far as it says of itself."""
     old = "import sys, platform; platform.python_version = lambda: '3.8.10'; code = sys.argv[1]; sys.argv[1:2] = []; exec(code)"
     python = script(tmp_path / "python3.8", f'shift\nexec {sys.executable} -c "{old}" "$@"')
-    assert_refused(bundle, device, "Python of 127.0.0.1", "is 3.8.10, expected 3.10 or newer", python=python)
+    assert_refused(bundle, device, "remote-python", "127.0.0.1", "3.8.10", "3.10", python=python)
     assert_refused(
         bundle,
         device,
-        "is too old",
+        "remote-python",
         "SyntaxError",
         python=script(tmp_path / "python2", "echo 'SyntaxError: invalid syntax' >&2; exit 1"),
     )
@@ -310,11 +317,11 @@ def test_a_python_that_is_too_old(bundle, device, tmp_path):
 
 def test_a_device_without_edgekit(bundle, device, bare):
     said = assert_refused(
-        bundle, device, "EdgeKit does not start", "pip install 'edgekit-sdk[cli]'", "onnxruntime", python=bare
+        bundle, device, "remote-edgekit", "pip install 'edgekit-sdk[cli]'", "onnxruntime", python=bare
     )
     assert "No module named edgekit" in said
     (device.home / "edgekit").mkdir()  # which Python takes for a package without a file of its own
-    assert_refused(bundle, device, "EdgeKit does not start", python=bare)
+    assert_refused(bundle, device, "remote-edgekit", python=bare)
 
 
 def test_a_shell_that_greets(bundle, device, tmp_path):
@@ -324,18 +331,18 @@ def test_a_shell_that_greets(bundle, device, tmp_path):
 
 def test_without_ssh_here(bundle, device, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert_refused(bundle, device, "The program 'ssh' cannot be started here", "apt install openssh-client")
+    assert_refused(bundle, device, "program-missing", "'ssh'", "apt install openssh-client")
 
 
 def test_a_disk_that_is_full_there(bundle, device):
     with small.tiny_disk("64k") as disk:
-        assert_refused(bundle, device, f"The disk of {disk}/film", "MB free, expected", path=f"{disk}/film")
+        assert_refused(bundle, device, "remote-disk-full", f"{disk}/film", path=f"{disk}/film")
         assert list(disk.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_made(bundle, device):
     (device.home / "file").write_text("x")
-    assert_refused(bundle, device, "The step 'make room' failed", "Error", path="/~/file/below")
+    assert_refused(bundle, device, "remote-step", "'make room'", "Error", path="/~/file/below")
 
 
 # ---- on the way
@@ -349,7 +356,7 @@ def test_a_copy_that_was_altered_on_the_way(bundle, device, tmp_path, monkeypatc
         f'cp bundle.edge kept; {sys.executable} -c "{flip}"; "$real" -F "$config" "$@"; mv kept bundle.edge',
     )
     monkeypatch.setenv("PATH", path["PATH"])
-    assert_refused(bundle, device, "bundle.edge was altered on its way", "its sha256 there is", error=IntegrityError)
+    assert_refused(bundle, device, "remote-copy-altered", "bundle.edge", error=IntegrityError)
     assert not (device.home / "edgekit" / bundle.name).exists()
 
 
@@ -358,7 +365,7 @@ def test_a_copy_that_fails(bundle, device, tmp_path, monkeypatch):
         tmp_path / "bin", "echo 'scp: write remote \"bundle.edge\": No space left on device' >&2; exit 1"
     )
     monkeypatch.setenv("PATH", path["PATH"])
-    assert_refused(bundle, device, "The copy to 127.0.0.1", "No space left on device")
+    assert_refused(bundle, device, "remote-copy", "127.0.0.1", "No space left on device")
 
 
 def test_a_connection_that_is_lost_for_good(bundle, tmp_path, monkeypatch):
@@ -368,7 +375,7 @@ def test_a_connection_that_is_lost_for_good(bundle, tmp_path, monkeypatch):
     with sshd.running(tmp_path / "device", TMPDIR=str(tmp_path / "doors")) as device:
         dies = f'"$real" -F "$config" "$@"; kill {device.process.pid}; echo "client_loop: send disconnect: Broken pipe" >&2; exit 255'
         monkeypatch.setenv("PATH", device.programs(tmp_path / "bin", dies)["PATH"])
-        said = assert_refused(bundle, device, "The connection to 127.0.0.1", "was lost", "may have stayed there")
+        said = assert_refused(bundle, device, "remote-connection", "127.0.0.1", "was lost")
         (stage,) = (device.home / "edgekit").glob(".edgekit-copy-*")
         assert str(stage) in said
 
@@ -480,7 +487,11 @@ def test_bench_on_a_device(bundle, device, tmp_path):
     done = small.edgekit("bench", bundle, "--lengths", "65", "--seconds", "0.05", *there, **path)
     assert done.returncode == 2
     assert b"'edgekit bench' failed on 127.0.0.1" in done.stderr
+<<<<<<< HEAD
     assert b"Length 65 is more than the 64 tokens" in done.stderr
+=======
+    assert b"Length 65 " in done.stderr and b" 64 tokens" in done.stderr, "as the device says it"
+>>>>>>> w-tc
 
 
 @pytest.mark.parametrize(
@@ -496,14 +507,23 @@ def test_options_of_a_device_that_is_not_there(bundle, option, code):
 
 @pytest.mark.slow
 def test_the_verb(bundle, device, tmp_path):
+    """A path of odd characters, and a bundle that is chosen on the device."""
+    raced = small.copy(bundle, tmp_path / "raced")
+    small.sign(raced, choose_on="device")
+    name = 'it\'s a "test" $HOME `id` \\ ; & * ü % é'
     path = device.programs(tmp_path / "bin")
     report = tmp_path / "report.json"
-    done = small.edgekit(
-        "deploy", bundle, device.url + "/~/film", "--python", sys.executable, "--report", report, "--json", **path
-    )
+    where = device.url + "/~/" + name.replace("%", "%25") + "/film 2"
+    done = small.edgekit("deploy", raced, where, "--python", sys.executable, "--report", report, "--json", **path)
     assert (done.returncode, small.without_steps(done.stderr.decode())) == (0, "")
-    assert json.loads(done.stdout) == json.loads(report.read_text())
-    assert json.loads(done.stdout)["path"] == str(device.home / "film")
+    record = json.loads(done.stdout)
+    assert record == json.loads(report.read_text())
+    assert record["path"] == record["compiled"]["bundle"] == str(device.home / name / "film 2")
+    assert content(device.home / name / "film 2") == content(raced)
+    assert [p.name for p in device.home.iterdir() if not p.name.startswith(".")] == [name]
+    assert record["compiled"]["chosen"] == "float32 on onnxruntime"
+    told = deploy.Deployed(**record).text()
+    assert "runs there: float32 on onnxruntime, it is the only variant that can run here" in told
     done = small.edgekit("deploy", bundle, device.url + "/~/film", "--python", "no-such-python", **path)
     assert (done.returncode, done.stdout) == (1, b"")
     assert b"error[remote-python]" in done.stderr

@@ -215,7 +215,7 @@ def test_identical_answers_pass_every_gate(kind, rows):
 
 @pytest.mark.parametrize("kind", [SINGLE, MULTI, REGRESSION])
 def test_a_set_that_is_repeated_has_the_same_verdict(kind):
-    times = 3
+    times = 4
     choose = np.random.default_rng(7)
     before = choose.normal(size=(200, 3)).astype(np.float32)
     after = before + choose.normal(0, 0.05, before.shape).astype(np.float32)

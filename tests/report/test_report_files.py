@@ -216,7 +216,10 @@ def test_texts_of_samples_are_in_no_error():
             "shape [24, 3] with 71 values",
         ),
         (lambda d: d["subjects"][0]["predictions"]["outputs"]["logits"]["shape"].pop(), "shape [24] with 72 values"),
-        (lambda d: d["subjects"][0]["predictions"]["outputs"]["logits"].update(dtype="int64"), "no int64, as 'logits'"),
+        (
+            lambda d: d["subjects"][0]["predictions"]["outputs"]["logits"].update(dtype="int64"),
+            "not int64, as 'logits'",
+        ),
         (lambda d: d["subjects"][0]["confusion"].pop(), "confusion matrix that is not as wide as its 3 labels"),
         (lambda d: d.update(include_text=False), "it contains texts of samples, but include_text is false"),
         (lambda d: d.update(extra=1), "Unknown key 'extra' in file"),
