@@ -19,6 +19,7 @@ from edgekit.spec.errors import ExportError, ModelError, UsageError
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 TEXTS = small.texts(12, seed=3)
+pytestmark = pytest.mark.slow  # the fixture graphs exports three times
 EXPORTS = ["torchscript-14", "torchscript-18", "dynamo"]
 
 

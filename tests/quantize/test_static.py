@@ -222,6 +222,7 @@ def test_ranges_are_those_that_torch_sees():
 # ---- what it computes
 
 
+@pytest.mark.slow
 @each
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_it_answers_like_torch(name, backend):
