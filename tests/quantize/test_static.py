@@ -246,7 +246,9 @@ def test_it_answers_like_torch(name, backend):
 
 
 @each
-@pytest.mark.parametrize("how", [FIXED, AUTO], ids=["fixed", "auto"])
+@pytest.mark.parametrize(
+    "how", [pytest.param(FIXED, id="fixed"), pytest.param(AUTO, id="auto", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_it_runs_in_int8(name, backend, how):
     """By the backend's own record; pooler and classifier stay in float.
