@@ -373,20 +373,29 @@ def test_what_progress_raises_ends_the_build(make, graph, stop):
 
 def test_ctrl_c_ends_the_build_wherever_it_comes(make, graph, monkeypatch):
     """Python handles a signal in what the main thread runs next. In a build that is the logger, where the bindings print what is raised and drop it."""
-    device, sent = make(), []
+    device, sent, handled = make(), [], threading.Event()
+
+    def interrupt(number, frame):
+        handled.set()
+        signal.default_int_handler(number, frame)
 
     class Broken(_trt.Messages):
         def add(self, severity, text):
             if not sent:
                 sent.append(text)
                 os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(1.0)  # for the main thread to see it, on a busy machine too
+                assert handled.wait(30), "the main thread sees it, on a busy machine too"
+                time.sleep(0.5)  # and ends the build
             super().add(severity, text)
 
     _, messages = _trt.logger(device.trt)
     monkeypatch.setattr(messages, "__class__", Broken)
-    with pytest.raises(KeyboardInterrupt):
-        build(device, graph, progress=lambda *step: time.sleep(0.05))
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build(device, graph, progress=lambda *step: time.sleep(0.05))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert sent and device.fake.builds == 0, "the builder ends at its next step, and the call with it"
     assert not [t for t in threading.enumerate() if t.name.startswith("edgekit-build")]
     assert build(device, graph).plan

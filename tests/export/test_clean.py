@@ -62,6 +62,7 @@ class _Custom(torch.nn.Module):
         return 4 * self.head((x * weight).sum(dim=1) / weight.sum(dim=1))
 
 
+@pytest.mark.slow
 def test_a_module_from_python_agrees_with_torch(tmp_path):
     tokens = tiny.tokenizer("distilbert")
     torch.manual_seed(0)

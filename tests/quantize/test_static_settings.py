@@ -49,6 +49,7 @@ def damage(exact, path, batches):
     return float(np.mean([stats.entropy(softmax(p), softmax(q)) for p, q in rows]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bert", "modernbert"])
 def test_the_search_is_no_worse_than_what_it_tried(name):
     exact, batches = tiny.exported(name).graphs[0].path, batches_of(name)
@@ -72,6 +73,7 @@ def test_the_search_is_no_worse_than_what_it_tried(name):
     assert least <= best / 0.9
 
 
+@pytest.mark.slow
 def test_a_search_is_told_and_leaves_out_what_is_given(tmp_path):
     for given_settings, searched in (
         (Quantization(weight_bits=7, ranges="entropy"), {"search smoothing": 5}),
