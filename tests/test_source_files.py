@@ -519,14 +519,8 @@ def log_softmax(x):
     return x.log_softmax(dim=1)
 
 
-def one_layer(kind):
-    module = small.module(problem_type=kind)
-    module.bert.encoder.layer = module.bert.encoder.layer[:1]
-    return module
-
-
 def module_source(kind, last, outputs=None):
-    return source.from_module(Ends(one_layer(kind), last), small.tokenizer(), outputs=outputs)
+    return source.from_module(Ends(small.module(problem_type=kind), last), small.tokenizer(), outputs=outputs)
 
 
 @pytest.mark.parametrize(
@@ -562,7 +556,7 @@ def test_probabilities_are_undone(kind, last, tmp_path):
     """The answers are those of the module: its probabilities come out as they are, through the exported graph too."""
     found, texts = module_source(kind, last, "probabilities"), small.texts(20, seed=3)
     export(found, tmp_path / "out", texts)
-    truth = last(torch.from_numpy(small.torch_logits(one_layer(kind), texts))).numpy()
+    truth = last(torch.from_numpy(small.torch_logits(small.module(problem_type=kind), texts))).numpy()
     task = bind(found.settings, None)
     answers = task.postprocess(found.outputs(found.encode(texts)), [Encoded({})] * len(texts))
     np.testing.assert_allclose([list(answer.scores.values()) for answer in answers], truth, atol=1e-5)
