@@ -159,9 +159,82 @@ def test_an_empty_folder(tmp_path):
     assert_refused(tmp_path, "model-no-config", "save_pretrained()")
 
 
-def test_no_config(folder):
-    remove(folder, "config.json")
-    assert_refused(folder, "model-no-config", "my-model", "save_pretrained()")
+def without(*patterns):
+    return lambda folder: [remove(folder, pattern) for pattern in patterns]
+
+
+def with_config(**entries):
+    return lambda folder: change(folder / "config.json", **entries)
+
+
+def with_weight(name, change_tensor):
+    """Change a tensor of the weights; None removes it."""
+
+    def spoil(folder):
+        weights = load_file(folder / "model.safetensors")
+        tensor = change_tensor(weights.pop(name))
+        store = weights if tensor is None else {**weights, name: tensor.contiguous()}
+        save_file(store, folder / "model.safetensors", {"format": "pt"})
+
+    return spoil
+
+
+def as_adapter(folder, config=True, weights="adapter_model.safetensors"):
+    (folder / "model.safetensors").rename(folder / weights)
+    if weights.endswith(".safetensors"):
+        (folder / "adapter_config.json").write_text("{}")
+    if not config:
+        remove(folder, "config.json")
+
+
+def with_tokenizer_cut(folder):
+    file = folder / "tokenizer.json"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+ADAPTER = ("model-adapter", "merge_and_unload().save_pretrained(FOLDER)")
+TASK = "text-classification (...ForSequenceClassification) of ALBERT, BERT"
+LABELS = ("model-labels", "id2label of my-model", "0 to 2", "config.json")
+SUPPORTED = "Supported: ALBERT, BERT, DeBERTa-v2/v3, DistilBERT"
+SPOILED = {  # how a folder is spoiled, the code of the error and its values
+    "no config": (without("config.json"), "model-no-config", "my-model", "save_pretrained()"),
+    "no weights": (without("*.safetensors"), "model-no-weights", "model.safetensors"),
+    "only an adapter": (as_adapter, *ADAPTER),
+    "an adapter without a config": (lambda folder: as_adapter(folder, config=False), *ADAPTER),
+    "an adapter in a pickle": (
+        lambda folder: as_adapter(folder, weights="adapter_model.bin"),
+        "model-adapter",
+        "merge_and_unload()",
+    ),
+    # Transformers would fill them with random numbers, and only warn.
+    "weights missing": (
+        with_weight("classifier.weight", lambda _: None),
+        "weights-missing",
+        "my-model",
+        "1",
+        "(classifier.weight",
+    ),
+    "weights of another shape": (with_weight("classifier.weight", lambda w: w[:, :16]), "model-load", "my-model"),
+    "no vocabulary": (without("tokenizer.json"), "tokenizer-missing", "my-model", "tokenizer.save_pretrained(FOLDER)"),
+    "tokenizer cut": (with_tokenizer_cut, "model-load", "my-model", "'bert'", "tokenizer"),
+    "problem type": (with_config(problem_type="multi_label"), "model-problem-type", "multi_label"),
+    "labels twice": (with_config(id2label={"0": "yes", "1": "no", "2": "yes"}, label2id=None), *LABELS),
+    "labels with a gap": (with_config(id2label={"0": "a", "1": "b", "3": "c"}, label2id=None), *LABELS),
+    "masked words": (with_config(architectures=["BertForMaskedLM"]), "model-task", "(BertForMaskedLM)", TASK),
+    "no head": (with_config(architectures=["BertModel"]), "model-task", "(BertModel)", TASK),
+    "head not named": (with_config(architectures=None), "model-task", "(no head is named)", TASK),
+    "heads empty": (with_config(architectures=[]), "model-task", "(no head is named)", TASK),
+    **{
+        kind: (with_config(model_type=kind), "model-architecture", f"'{kind}'", f"Did you mean '{meant}'?", SUPPORTED)
+        for kind, meant in (("deberta_v2", "deberta-v2"), ("distillbert", "distilbert"), ("modern-bert", "modernbert"))
+    },
+}
+
+
+@pytest.mark.parametrize(("spoil", "code", "values"), [(s, c, v) for s, c, *v in SPOILED.values()], ids=SPOILED)
+def test_a_spoiled_folder(folder, spoil, code, values):
+    spoil(folder)
+    assert_refused(folder, code, *values)
 
 
 def test_only_a_pickle(folder):
@@ -170,25 +243,6 @@ def test_only_a_pickle(folder):
     (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch " + str(marker).encode() + b"'\ntR.")
     assert_refused(folder, "model-pickle", "pytorch_model.bin", "safe_serialization=True")
     assert not marker.exists()
-
-
-def test_no_weights_at_all(folder):
-    remove(folder, "*.safetensors")
-    assert_refused(folder, "model-no-weights", "model.safetensors")
-
-
-@pytest.mark.parametrize("config", [True, False])
-def test_only_an_adapter(folder, config):
-    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text("{}")
-    if not config:
-        remove(folder, "config.json")
-    assert_refused(folder, "model-adapter", "merge_and_unload().save_pretrained(FOLDER)")
-
-
-def test_an_adapter_in_a_pickle(folder):
-    (folder / "model.safetensors").rename(folder / "adapter_model.bin")
-    assert_refused(folder, "model-adapter", "merge_and_unload()")
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
@@ -207,40 +261,11 @@ def test_code_of_its_own(folder, file):
     assert not (folder / "code-was-run").exists()
 
 
-@pytest.mark.parametrize(
-    ("kind", "meant"), [("deberta_v2", "deberta-v2"), ("distillbert", "distilbert"), ("modern-bert", "modernbert")]
-)
-def test_an_architecture_that_is_almost_known(folder, kind, meant):
-    change(folder / "config.json", model_type=kind)
-    assert_refused(
-        folder,
-        "model-architecture",
-        f"'{kind}'",
-        f"Did you mean '{meant}'?",
-        "Supported: ALBERT, BERT, DeBERTa-v2/v3, DistilBERT",
-    )
-
-
 @pytest.mark.parametrize("kind", ["llama", "t5", None])
 def test_an_architecture_that_is_not_supported(folder, kind):
     change(folder / "config.json", model_type=kind)
     message = assert_refused(folder, "model-architecture", f"'{kind}'", "Supported: ALBERT")
     assert "Did you mean" not in message
-
-
-HEADS = [
-    (["BertForMaskedLM"], "BertForMaskedLM"),
-    (["BertModel"], "BertModel"),
-    (None, "no head is named"),
-    ([], "no head is named"),
-]
-
-
-@pytest.mark.parametrize(("heads", "words"), HEADS)
-def test_another_task(folder, heads, words):
-    change(folder / "config.json", architectures=heads)
-    supported = "text-classification (...ForSequenceClassification) of ALBERT, BERT"
-    assert_refused(folder, "model-task", f"({words})", supported)
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
@@ -266,21 +291,6 @@ def test_weights_that_are_cut_off(folder, keep):
     assert_refused(folder, "model-load", "my-model", "'bert'", "tokenizer")
 
 
-def test_weights_of_which_some_are_missing(folder):
-    """Transformers would fill them with random numbers, and only warn."""
-    weights = load_file(folder / "model.safetensors")
-    del weights["classifier.weight"]
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    assert_refused(folder, "weights-missing", "my-model", "1", "(classifier.weight")
-
-
-def test_weights_of_another_shape(folder):
-    weights = load_file(folder / "model.safetensors")
-    weights["classifier.weight"] = weights["classifier.weight"][:, :16].contiguous()
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    assert_refused(folder, "model-load", "my-model")
-
-
 @each
 def test_no_tokenizer(tmp_path, name):
     """Some of Transformers' classes make a tokenizer of five words where there is none."""
@@ -291,33 +301,10 @@ def test_no_tokenizer(tmp_path, name):
     assert_refused(copy, "tokenizer-missing", "my-model", "tokenizer.save_pretrained(FOLDER)")
 
 
-def test_a_tokenizer_without_its_vocabulary(folder):
-    remove(folder, "tokenizer.json")
-    assert (folder / "tokenizer_config.json").exists()
-    assert_refused(folder, "tokenizer-missing", "my-model", "tokenizer.save_pretrained(FOLDER)")
-
-
-def test_a_tokenizer_that_is_cut_off(folder):
-    file = folder / "tokenizer.json"
-    file.write_bytes(file.read_bytes()[:-100])
-    assert_refused(folder, "model-load", "my-model", "'bert'", "tokenizer")
-
-
 def test_no_pad_token(tmp_path):
     copy = Path(shutil.copytree(tiny.folder("modernbert"), tmp_path / "my-model"))
     change(copy / "tokenizer_config.json", pad_token=None)
     assert_refused(copy, "tokenizer-no-padding", "my-model", "pad_token")
-
-
-@pytest.mark.parametrize("names", [{"0": "yes", "1": "no", "2": "yes"}, {"0": "a", "1": "b", "3": "c"}])
-def test_labels_that_are_not_names_of_all_outputs(folder, names):
-    change(folder / "config.json", id2label=names, label2id=None)
-    assert_refused(folder, "model-labels", "id2label of my-model", "0 to 2", "config.json")
-
-
-def test_a_problem_type_that_does_not_exist(folder):
-    change(folder / "config.json", problem_type="multi_label")
-    assert_refused(folder, "model-problem-type", "multi_label")
 
 
 # ---- digest

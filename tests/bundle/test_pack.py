@@ -363,6 +363,7 @@ def test_a_table_that_would_fill_the_memory(tmp_path):
     assert_refused(tmp_path / "a.edge", tmp_path / "out", f"its table of entries has {size} bytes")
 
 
+@pytest.mark.slow
 def test_damage_anywhere(packed, bundle, tmp_path):
     """A flipped bit is refused or, where it is in a time or a version number that nobody reads, changes nothing."""
     original = packed.read_bytes()

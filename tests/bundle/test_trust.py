@@ -65,6 +65,7 @@ def test_the_bundle_has_the_files_that_damage_is_tried_on(work):
     assert names >= {"manifest.json", "golden.npz", "graphs/model.onnx", "assets/task.json", "assets/tokenizer.json"}
 
 
+@pytest.mark.slow
 def test_flipped_bytes(work):
     choose = random.Random(0)
     for file in files(work):

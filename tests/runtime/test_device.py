@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import sys
 import threading
@@ -21,13 +23,19 @@ FLOAT = 2e-4
 INT8 = 0.25  # of the logits' range, for the row that differs most
 
 
-@pytest.fixture(scope="module", params=["onnxruntime", "openvino", "int8"])
-def session(request, committed):
+@pytest.fixture(scope="module")
+def load_once():
+    """Load each bundle once, whatever the order of the tests."""
+    with contextlib.ExitStack() as stack:
+        yield functools.cache(lambda bundle: stack.enter_context(edgekit.load(bundle, threads=1)))
+
+
+@pytest.fixture(params=["onnxruntime", "openvino", "int8"])
+def session(request, committed, load_once):
     backend = "openvino" if request.param == "openvino" else "onnxruntime"
     if backends.installed_version(backend) is None:
         pytest.skip(f"{backend} is not installed here")
-    with edgekit.load(committed / request.param, threads=1) as opened:
-        yield opened
+    return load_once(committed / request.param)
 
 
 def tolerance(session):

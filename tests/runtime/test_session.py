@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -45,9 +47,15 @@ FIELDS = ("input_ids", "token_type_ids", "attention_mask")
 
 
 @pytest.fixture(scope="module")
-def session(float32_bundle):
-    with edgekit.load(float32_bundle) as opened:
-        yield opened
+def load_once():
+    """Load each bundle once, whatever the order of the tests."""
+    with contextlib.ExitStack() as stack:
+        yield functools.cache(lambda bundle: stack.enter_context(edgekit.load(bundle)))
+
+
+@pytest.fixture
+def session(load_once, float32_bundle):
+    return load_once(float32_bundle)
 
 
 @pytest.fixture(scope="module")

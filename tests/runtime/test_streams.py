@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 import threading
 from dataclasses import replace
@@ -32,11 +34,17 @@ def opened(path, **changes):
     )
 
 
-@pytest.fixture(scope="module", params=["onnxruntime", "openvino", "buckets"])
-def session(request):
+@pytest.fixture(scope="module")
+def load_once():
+    """Load each bundle once, whatever the order of the tests."""
+    with contextlib.ExitStack() as stack:
+        yield functools.cache(lambda bundle, shapes: stack.enter_context(opened(bundle, shapes=shapes)))
+
+
+@pytest.fixture(params=["onnxruntime", "openvino", "buckets"])
+def session(request, load_once):
     bundle = request.getfixturevalue("float32_ort" if request.param == "onnxruntime" else "float32_openvino")
-    with opened(bundle, shapes=BUCKETS if request.param == "buckets" else ()) as made:
-        yield made
+    return load_once(bundle, BUCKETS if request.param == "buckets" else ())
 
 
 @pytest.fixture(scope="module")

@@ -96,6 +96,7 @@ def test_levels_add_up_to_alpha():
     assert levels([Look(4, 1.0)]) == pytest.approx([ALPHA])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "between"), [(4, 0.01), (6, 0.003), (10, 0.02)])
 def test_a_bound_is_wrong_as_often_as_it_says(count, between):
     """Each case simulates 2,000 runs with heavy-tailed blocks: the 5 % bound of the median is wrong in about 5 %."""

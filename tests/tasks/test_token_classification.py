@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import warnings
@@ -101,11 +102,15 @@ def model(name, labels, folder):
     return Model(module, tokens, load(folder), labels)
 
 
-@pytest.fixture(
-    scope="module", params=[(name, BIO) for name in KINDS] + [("bert", TAGS)], ids=lambda p: f"{p[0]}-{len(p[1])}"
-)
-def tagger(request, tmp_path_factory):
-    return model(*request.param, tmp_path_factory.mktemp("assets"))
+@pytest.fixture(scope="module")
+def make_once(tmp_path_factory):
+    """Make each model once, whatever the order of the tests."""
+    return functools.cache(lambda name, labels: model(name, labels, tmp_path_factory.mktemp("assets")))
+
+
+@pytest.fixture(params=[(name, BIO) for name in KINDS] + [("bert", TAGS)], ids=lambda p: f"{p[0]}-{len(p[1])}")
+def tagger(request, make_once):
+    return make_once(*request.param)
 
 
 @pytest.fixture(scope="module")
