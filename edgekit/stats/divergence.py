@@ -7,36 +7,36 @@ import numpy as np
 __all__ = ["kl_sigmoid", "kl_softmax", "log_softmax"]
 
 
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Return the logarithms of the softmax over the last axis: float64 ``[..., labels]``.
+def log_softmax(values: np.ndarray) -> np.ndarray:
+    """Return the logarithms of the softmax over the last axis: float64 ``[..., classes]``.
 
     Args:
-        logits: Logits, any float type ``[..., labels]``.
+        values: Unnormalized log-probabilities, any float type ``[..., classes]``.
     """
-    values = logits.astype(np.float64)
-    return np.asarray(values - np.logaddexp.reduce(values, axis=-1, keepdims=True))
+    x = values.astype(np.float64)
+    return np.asarray(x - np.logaddexp.reduce(x, axis=-1, keepdims=True))
 
 
-def kl_softmax(logits: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Return the divergence of softmax(logits) from softmax(reference): float64 ``[...]``, 0 where they are equal.
+def kl_softmax(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Return the divergence of softmax(values) from softmax(reference): float64 ``[...]``, 0 where they are equal.
 
     Args:
-        logits: Logits, any float type ``[..., labels]``.
-        reference: Reference logits of the same shape.
+        values: Unnormalized log-probabilities, any float type ``[..., classes]``.
+        reference: Reference values of the same shape.
     """
     log_p = log_softmax(reference)
-    log_q = log_softmax(logits)
+    log_q = log_softmax(values)
     return np.asarray((np.exp(log_p) * (log_p - log_q)).sum(axis=-1))
 
 
-def kl_sigmoid(logits: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Return the divergence of each Bernoulli distribution sigmoid(logits) from its reference: float64, same shape.
+def kl_sigmoid(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Return the divergence of each Bernoulli distribution sigmoid(values) from its reference: float64, same shape.
 
     Args:
-        logits: Logits, any float type, one for each yes-or-no question.
-        reference: Reference logits of the same shape.
+        values: Log-odds of yes-or-no questions, any float type.
+        reference: Reference log-odds of the same shape.
     """
-    x = logits.astype(np.float64)
+    x = values.astype(np.float64)
     y = reference.astype(np.float64)
     p = np.exp(-np.logaddexp(0.0, -y))
     # log(sigmoid(y) / sigmoid(x)), and the same for the complements.
