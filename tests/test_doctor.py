@@ -311,6 +311,7 @@ def test_opening_a_gpu_runs_nothing_of_the_current_folder(opening, tmp_path, mon
     assert opening("import lying") == "does not open: No module named 'lying'"
 
 
+@pytest.mark.slow
 def test_opening_a_gpu_that_never_answers(opening, monkeypatch):
     monkeypatch.setattr(doctor, "_PATIENCE_S", 1.0)
     assert opening("import time; time.sleep(60)") == "does not open: no answer within 1 s"

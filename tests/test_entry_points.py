@@ -290,6 +290,7 @@ json.dump(out, sys.stdout)
 """
 
 
+@pytest.mark.slow
 def test_verbs_end_with_a_line_and_a_code(tmp_path):
     bad_paths(tmp_path)
     values = [

@@ -362,6 +362,7 @@ def test_a_chain_is_detected():
     assert longest_chain(module_imports) == ["edgekit.a", "edgekit.b", "edgekit.c"]
 
 
+@pytest.mark.slow
 def test_every_module_has_a_docstring():
     assert [ids(file) for file in FILES if not (ast.get_docstring(tree(file)) or "").strip()] == []
 

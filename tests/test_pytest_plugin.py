@@ -54,6 +54,7 @@ def test_it_is_an_entry_point_of_the_package():
     assert declared == {NAME: NAME}
 
 
+@pytest.mark.slow
 def test_a_run_that_uses_nothing_of_it_pays_for_nothing(run):
     """Beside pytest: numpy and tokenizers, which the package imports. Neither backends nor statistics, and nothing of the build."""
     run.file(
@@ -92,6 +93,7 @@ def test_two(edgekit_bundle):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["option", "setting", "file"])
 def test_a_bundle_is_opened_once(run, float32_ort, how):
     run.file(USES)

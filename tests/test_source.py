@@ -715,6 +715,7 @@ def test_of_a_repository_of_pickles_nothing_is_downloaded(hub):
     assert [r for r in hub.requests if "some/pickle" in r[1]] == [("GET", "/api/models/some/pickle")]
 
 
+@pytest.mark.slow
 def test_a_hub_that_cannot_be_reached(tmp_path):
     server = Hub({})
     server.close()

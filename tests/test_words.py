@@ -253,6 +253,7 @@ JSON_KEYS = frozenset({"spec/comparison.py", "spec/report.py", "spec/trial.py"})
 """Files whose dataclasses have fields of refused names, which are keys of written files."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 def test_style(check):
     wrong = {}

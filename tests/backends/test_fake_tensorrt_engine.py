@@ -462,6 +462,7 @@ def test_precisions_can_be_made_slow(ten):
     assert seconds["int8"] > 0.06 and seconds["half"] > 0.03 and seconds["float"] < seconds["half"] < seconds["int8"]
 
 
+@pytest.mark.slow
 def test_what_is_alive_is_counted(ten):
     control = fake(ten.trt)
     engine = ten.engine(encoder())

@@ -153,6 +153,7 @@ def marked(model, shapes):
     return openvino.Core().compile_model(whole, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), bodies
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shapes", [(8,), (7, 8), (5, 8, 16), SHAPES, (1, 2, 3, 5, 8, 13, 21, 34, 55)], ids=len)
 def test_the_body_that_answers(model, shapes):
     compiled, _ = marked(model, shapes)
@@ -164,6 +165,7 @@ def test_the_body_that_answers(model, shapes):
             np.testing.assert_allclose(added, expected, atol=1e-3, err_msg=f"{batch} row(s) of {length}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_all_shapes_of_a_static_body_are_known(name, opened):
     """Else it would be no faster than the body of any shape."""

@@ -395,6 +395,7 @@ def test_what_was_cut_off(packed, tmp_path):
 # ---- the verb
 
 
+@pytest.mark.slow
 def test_the_verb(bundle, packed, keys, tmp_path):
     copy = small.copy(bundle, tmp_path / "mine")
     done = small.edgekit("pack", copy, cwd=tmp_path)

@@ -105,6 +105,7 @@ def test_a_bundle_that_was_put_aside_comes_back(tmp_path):
         assert not aside.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", ["one", "two"])
 def test_who_opens_while_it_is_replaced_and_signed(steps, tmp_path, monkeypatch):
     """Some hundred openings beside some hundred writers: never half a bundle, never one that is gone."""

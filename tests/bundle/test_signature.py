@@ -53,6 +53,7 @@ def test_it_opens_for_who_trusts_the_key(signed, keys):
         edgekit.load(signed, trust=Trust([other]))
 
 
+@pytest.mark.slow
 def test_model_signing_verifies_ours(signed, keys):
     done = model_signing("verify", "key", signed, "--signature", signed / signature.FILE, "--public_key", keys[0][1])
     assert done.returncode == 0, done.stdout + done.stderr
@@ -214,6 +215,7 @@ def test_trust_without_keys(keys):
         Trust(keys)
 
 
+@pytest.mark.slow
 def test_the_command_line(tiny_bundle, tmp_path):
     bundle = small.copy(tiny_bundle, tmp_path / "bundle")
     done = small.edgekit("keygen", tmp_path / "key")

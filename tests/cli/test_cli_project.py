@@ -68,7 +68,7 @@ def test_check_reads_the_file(edgekit, tmp_path, monkeypatch, asked):
     assert [sorted(p.name for p in (folder / "reports" / name).iterdir()) for name in ("cpu", "own")] == [
         sorted(NAMES)
     ] * 2
-    assert result.out.count("Wrote ") == 2
+    assert result.words.count("Wrote ") == 2
     asked.calls.clear()
     asked.verdicts = {"cpu": (PASS, INCOMPARABLE), "own": (INCONCLUSIVE,)}
     result = edgekit(

@@ -186,6 +186,7 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(edge
     assert asked.calls == []
 
 
+@pytest.mark.slow
 def test_what_is_damaged_or_of_something_else(edgekit, place, tiny_model, tmp_path):
     text = place.baseline.read_text("utf-8")
     (tmp_path / "cut.json").write_text(text[: len(text) // 2])

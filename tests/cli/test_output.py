@@ -8,6 +8,7 @@ import sys
 import unicodedata
 from pathlib import Path
 
+import pytest
 import small
 
 from edgekit import EdgekitError, IntegrityError
@@ -39,6 +40,7 @@ def test_a_message_that_quotes_something_endless():
     assert str(EdgekitError("short")) == "short"
 
 
+@pytest.mark.slow
 def test_what_the_verbs_print_of_a_bundle(tmp_path):
     """Labels in answers, everything in inspect, names in errors; JSON says the same as before."""
     bundle = shutil.copytree(OLD, tmp_path / "bundle")

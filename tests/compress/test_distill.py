@@ -226,6 +226,7 @@ def test_options_that_do_not_fit(tiny_model, rows, tmp_path, options, error, sai
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -42,6 +42,7 @@ def test_an_image_classifier_teaches_a_smaller_one(name, rows, tmp_path):
     assert student.settings == edgekit.source.read(tiny_images.folder(name)).settings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "code"), [("swin", "student-shape"), ("mobilevit", "student-shape"), ("resnet", "model-no-layers")]
 )

@@ -180,6 +180,7 @@ def test_the_same_answers_by_fused_attention_in_int8(pruned_bert, tmp_path):
 # ---- what matters, and what goes
 
 
+@pytest.mark.slow
 def test_importance_is_the_fisher_information():
     """Against finite differences of the probabilities, label by label, of one row that is drawn for very often."""
     (row,), model = models.rows("bert", 1, seed=5), copy.deepcopy(models.teacher("bert"))

@@ -507,6 +507,7 @@ def test_options_of_the_head_go_with_a_module(package, monkeypatch):
         ModelRequest(model, options={"tone": "high"}).read()
 
 
+@pytest.mark.slow
 def test_a_signature_that_cannot_be_ends_an_export(package, monkeypatch, tmp_path):
     head = heads.get("glossing")
     monkeypatch.setattr(

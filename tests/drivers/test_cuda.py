@@ -795,6 +795,7 @@ def test_opened_again_on_the_same_thread(driver):
     assert driver.log.count("cuCtxSetCurrent") == 2
 
 
+@pytest.mark.slow
 def test_nothing_holds_what_was_closed():
     cuda = Cuda(library=FakeDriver())
     cuda.enter()

@@ -232,6 +232,7 @@ def test_what_nvpmodel_says(machine, program, script, mode):
     assert board().power_mode == mode
 
 
+@pytest.mark.slow
 def test_programs_that_hang(machine, program):
     fake_jetson.write(machine, {"proc/device-tree/compatible": b"nvidia,tegra234\0"})
     for name in ("nvpmodel", "dpkg-query"):

@@ -557,6 +557,7 @@ def test_only_leftovers_are_tidied(engine_cache):
         assert set(left(engine_cache)) == kept
 
 
+@pytest.mark.slow
 def test_one_at_a_time(engine_cache):
     """Four processes of two threads each add to a number in a file, which loses some when two do so at once."""
     code = """

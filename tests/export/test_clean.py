@@ -171,6 +171,7 @@ def run(model, **feeds):
 POINTS = np.concatenate([np.linspace(-9, 9, 1001), [0.0, -0.0, 1e-6, 30, -30]]).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_every_way_to_spell_gelu_is_fused(form):
     trees = swaps(FORMS[form])
@@ -219,6 +220,7 @@ def test_what_is_almost_gelu_is_left_alone(form):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_a_gate_over_another_input_is_not_gelu(form):
     """x / 2 * (1 + erf(z / sqrt 2)) is a gated linear unit."""

@@ -51,6 +51,7 @@ def test_where_the_system_does_not_tell(tmp_path, content):
     assert (load.others, load.stolen, load.queue, load.loud) == (0.0, 0.0, 0.0, False)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="needs proc_stat(5)")
 def test_a_process_that_takes_a_cpu_is_another_and_one_that_has_ended_is_ours():
     burn = (

@@ -150,6 +150,7 @@ def test_a_lone_surrogate_is_told_in_a_text_that_is_cut(encode):
     assert encode(["the film is strong \ud800"])[0].truncated, "what is not read is not judged"
 
 
+@pytest.mark.slow
 def test_a_list_in_pieces_is_in_order(encode, file):
     texts = [f"{i} " + "film " * 800 for i in range(600)]
     assert [ids(t) for t in encode(texts)] == [bare(file, t) for t in texts]
@@ -211,6 +212,7 @@ def test_limits_that_are_none(float32_ort, wrong):
         edgekit.load(float32_ort, truncate="yes")
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_a_limit(float32_ort):
     done = small.edgekit("run", float32_ort, "--max-characters", "9", "the film stronger")
     assert (done.returncode, done.stdout) == (2, b"")

@@ -20,6 +20,7 @@ from edgekit.spec.rows import difference
 # ---- measuring
 
 
+@pytest.mark.slow
 def test_calibration_memory_does_not_grow_with_samples():
     """The same bytes in histograms for 64 samples and for 2048, and hardly more at the peak."""
     held, peaks, counted = [], [], []

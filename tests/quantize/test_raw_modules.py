@@ -130,6 +130,7 @@ def test_static_int8_is_what_tensorrt_takes(name):
     assert set(found.file.recipe) == {"ranges", "smooth", "weights", "embeddings"}
 
 
+@pytest.mark.slow
 @each
 @both
 @pytest.mark.parametrize("how", [AUTO, FIXED], ids=["auto", "fixed"])

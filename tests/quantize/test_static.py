@@ -100,6 +100,7 @@ def test_weights_are_int8_per_output_channel(name):
         assert np.abs(values.astype(int)).max(axis=0).tolist() == [63] * values.shape[1]
 
 
+@pytest.mark.slow
 @each
 def test_weights_are_those_of_torch(name):
     """Each INT8 weight, taken back to float, is a torch weight (or several side by side) within half a step."""
@@ -266,6 +267,7 @@ def test_it_runs_in_int8(name, backend, how):
     }
 
 
+@pytest.mark.slow
 @each
 def test_tensorrt_would_take_it(name):
     for how in (FIXED, AUTO):

@@ -41,6 +41,7 @@ def made(tmp_path_factory):
     return make
 
 
+@pytest.mark.slow
 @each
 def test_no_operator_mixes_types(name, made):
     path = made(name).file.path

@@ -163,6 +163,7 @@ def pair_sums(values):
     return int((255 * np.maximum(pairs, 0)).sum(axis=1).max()), int((255 * np.minimum(pairs, 0)).sum(axis=1).min())
 
 
+@pytest.mark.slow
 @each
 def test_weights_of_7_bits_never_saturate(name):
     """Whatever the activations are. With 8 bits they may: that is what the setting is for."""

@@ -237,6 +237,7 @@ def test_mcnemar_against_statsmodels(losses, gains, p_value):
     assert found.p_value == pytest.approx(p_value, rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_of_the_comparison(kind):
     before, after, truth = data(kind)
@@ -272,6 +273,7 @@ def test_all_of_the_comparison(kind):
     plain(found)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=8)
 @given(st.sampled_from(KINDS), st.integers(0, 10**6))
 def test_two_equal_models_pass(kind, seed):

@@ -117,6 +117,7 @@ def test_a_slice_is_held_to_the_bound_of_all_slices():
     assert "slice.topic=one" not in found, "of one row nothing will ever be proved"
 
 
+@pytest.mark.slow
 def test_many_slices_at_the_margin_itself_are_hardly_ever_called_a_regression():
     """20 slices of 500 rows whose true drop is just what is allowed, 400 times: 64 % of the checks would be red without the adjustment."""
     draw, limit, red = np.random.default_rng(0), 0.05, 0

@@ -301,6 +301,7 @@ def test_texts_of_others_stay_texts(text):
 _pieces = st.lists(st.sampled_from(HOSTILE[:55]) | st.text(max_size=8), min_size=1, max_size=5).map("".join)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(_pieces)
 @example("a\\|b")

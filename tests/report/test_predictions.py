@@ -108,6 +108,7 @@ def test_a_file_that_holds_no_key(state):
         id_key()
 
 
+@pytest.mark.slow
 def test_processes_at_once_agree_on_one_key(state):
     code = "import sys; from edgekit.report.predictions import id_key; sys.stdin.read(1); print(id_key().hex())"
     children = [

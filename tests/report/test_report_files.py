@@ -156,6 +156,7 @@ def test_any_byte_of_a_large_one(place, flip):
     assert harmless(CHECK[:place] + bytes([CHECK[place] ^ flip]) + CHECK[place + 1 :], CHECK)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, len(CHECK) - 1), st.integers(0, 40), st.binary(max_size=20))
 def test_any_piece_cut_out_or_put_in(place, length, piece):

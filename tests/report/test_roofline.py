@@ -176,6 +176,7 @@ def test_a_graph_multiplies_and_runs_in_its_precision(backend, name):
 # ---- the rate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["int8", "float32"])
 def test_a_rate_is_measured(device, precision):
     rate = measure(device, precision, seconds=0.1)
@@ -304,6 +305,7 @@ def stating(bundle, macs):
     return bundle
 
 
+@pytest.mark.slow
 def test_bench_of_a_bundle(float32_bundle, tmp_path):
     import small
 

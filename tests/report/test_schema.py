@@ -126,6 +126,7 @@ _values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(sorted(REPORTS.keys() - {"largest"})), st.data())
 def test_it_takes_what_parse_takes(name, drawn):

@@ -328,6 +328,7 @@ def test_more_rows_than_the_profile_holds(jetson, board):
 # ---- an engine that no race saw
 
 
+@pytest.mark.slow
 def test_a_lost_engine_is_made_again_for_the_one_that_won(jetson, board, cache):
     board.fake.slow_ms = {"half": 2}
     edgekit.load(jetson).close()
@@ -339,6 +340,7 @@ def test_a_lost_engine_is_made_again_for_the_one_that_won(jetson, board, cache):
     assert board.fake.builds == 3
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_made_again_is_looked_at_again(jetson, board, cache, caplog):
     board.fake.slow_ms = {"half": 2}
     edgekit.load(jetson).close()
@@ -535,6 +537,7 @@ def test_a_compilation_takes_what_is_there_unless_forced(jetson, board):
     assert board.fake.builds == 4
 
 
+@pytest.mark.slow
 def test_a_compilation_races_again(jetson, board):
     board.fake.slow_ms = {"int8": 3}
     assert compile_bundle(jetson).chosen == HALF

@@ -73,6 +73,7 @@ def forked(bundle, loads, *acts):
     return lines[::2]
 
 
+@pytest.mark.slow
 def test_a_forked_child_on_onnx_runtime_answers_loads_closes_and_ends(float32_ort):
     assert forked(float32_ort, 1, "call delete", "call exit", "close exit") == ["same", "same", "closed"]
     assert forked(float32_ort, 2, "call delete", "call exit", "load exit") == ["same", "same", "12"]
@@ -90,10 +91,12 @@ def test_a_forked_child_on_openvino_gets_an_error_that_says_how_or_ends(float32_
             assert remedy in words
 
 
+@pytest.mark.slow
 def test_a_forked_child_on_openvino_loads_where_the_parent_has_not(float32_openvino):
     assert forked(float32_openvino, 0, "load exit") == ["12"]
 
 
+@pytest.mark.slow
 def test_a_fork_while_other_threads_are_in_a_call(float32_ort):
     """The lock of the calls may be held by a thread that the child does not have; closing there must not wait for its call either."""
     code = """

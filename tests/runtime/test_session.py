@@ -336,6 +336,7 @@ def test_context_manager_and_close(float32_bundle):
     assert opened.info.task == "text-classification"
 
 
+@pytest.mark.slow
 def test_a_bundle_may_be_opened_twice(float32_bundle):
     with edgekit.load(float32_bundle) as one, edgekit.load(str(float32_bundle)) as two:
         assert one("the film was fine") == two("the film was fine")

@@ -77,6 +77,7 @@ def test_a_known_ratio(known):
     assert ratio(1000 * own, 1000 * other) == pytest.approx((middle, high)), "the unit does not matter"
 
 
+@pytest.mark.slow
 def test_the_upper_end_holds_the_known_ratio_nearly_always():
     """97.5 % of the time for many rounds, somewhat less for twelve: of 24 draws at least 20."""
     held = [ratio(*noisy(0.8, seed, rounds=12, texts=5, round_noise=0.1))[1] >= 0.8 for seed in range(24)]
@@ -121,6 +122,7 @@ def test_rounds_of_several_lengths():
 # ---- the real thing
 
 
+@pytest.mark.slow
 def test_candidates_in_turns(tiny_bundle, float32_bundle):
     told = []
     found = time_candidates(
@@ -141,6 +143,7 @@ def test_lists_are_timed_beside_single_texts(float32_ort):
     assert ((np.array(found.rows_per_s) > 0.1) & (np.array(found.rows_per_s) < 1e6)).all()
 
 
+@pytest.mark.slow
 def test_time_that_is_used_up_leaves_four_rounds(float32_ort):
     found = time_candidates([candidate(float32_ort)], TEXTS, 9, 2, silent, until=time.monotonic() - 1)
     assert np.shape(found.times_ms) == (1, 4, 2)
@@ -206,6 +209,7 @@ def test_lists_are_cut_so_that_the_largest_call_fits_into_the_memory(float32_ort
     assert (roomy.costs.memory_rows, roomy.costs.max_tokens) == (32, 2048)
 
 
+@pytest.mark.slow
 def test_a_candidate_that_cannot_run(float32_ort):
     for wrong in ({"threads": 1, "streams": 2}, {"shapes": (8, 16)}):
         with pytest.raises(BackendError):

@@ -68,6 +68,7 @@ def test_repeated_rows_are_told(build, tiny_samples):
     assert "12 different inputs, too few" in " ".join(few.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_check_of_the_same_rows_several_times(float32_ort, tiny_samples, tmp_path, times):

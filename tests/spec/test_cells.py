@@ -62,6 +62,7 @@ def test_a_quote_that_nothing_ends_takes_no_longer_than_its_length():
     assert cells.strip_numpy_types("[np.str_('a'), 'it") == "['a', 'it"
 
 
+@pytest.mark.slow
 def test_labels_of_as_many_words_as_a_cell_holds_are_read():
     labels = ["O"] * 150_000
     assert _label_reader.parse_list_cell(str(labels)) == labels

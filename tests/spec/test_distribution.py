@@ -78,6 +78,7 @@ def test_a_hint_names_an_extra_that_there_is():
     assert {name.replace("_", "-") for name in backends.names()} <= extras
 
 
+@pytest.mark.slow
 def test_no_text_installs_the_other_project():
     files = sorted(text_files())
     assert {"README.md", "CHANGELOG.md", "pyproject.toml", "Makefile"} <= {path.name for path in files}

@@ -66,6 +66,7 @@ def changed(**changes):
     return json.dumps({**json.loads(dumps(GOOD)), **changes})
 
 
+@pytest.mark.slow
 @given(
     st.builds(
         Manifest,

@@ -68,6 +68,7 @@ def edits_and_words(rows=80, seed=9):
     return [np.stack([draw.binomial(words, share), words], axis=1).astype(float) for share in (0.10, 0.16)]
 
 
+@pytest.mark.slow
 def test_bootstrap_against_scipy():
     truth, reference, candidate = pearson_data()
 

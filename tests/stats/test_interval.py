@@ -110,6 +110,7 @@ def test_a_bound_is_wrong_as_often_as_it_says(count, between):
     assert wrong / runs > 0.015, "the interval is not so wide that it never decides"
 
 
+@pytest.mark.slow
 def test_the_stated_power_is_reached():
     draw = np.random.default_rng(9)
     runs = 1500

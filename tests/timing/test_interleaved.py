@@ -173,6 +173,7 @@ def test_real_processes(float32_ort, tiny_samples):
     assert changes["memory"].before > 20 and changes["first_answer"].before > 20
 
 
+@pytest.mark.slow
 def test_alone(float32_ort, tiny_samples, monkeypatch):
     monkeypatch.setattr(interleaved, "_MEASURE_S", 0.1)
     side = open_for_test(float32_ort)

@@ -64,6 +64,7 @@ def test_the_truth_is_lindleys():
     np.testing.assert_allclose(queue(np.cumsum(gaps), 0.03), np.array(waits) + 0.03, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", [1, 2])
 def test_a_query_that_waits_is_timed_from_its_arrival(float32_ort, streams):
     """Bursts, gaps and ties. A sleep never ends early, so no latency is below the exact one, and few are far above."""
@@ -80,6 +81,7 @@ def test_a_query_that_waits_is_timed_from_its_arrival(float32_ort, streams):
     assert np.median(latencies_ms - expected) < 100
 
 
+@pytest.mark.slow
 def test_as_many_at_the_same_time_as_there_are_streams(float32_ort):
     variant = replace(open_bundle(float32_ort).manifest.variants[0], threads=2, streams=2)
     with Slow(float32_ort, variant=variant) as worker:
@@ -88,6 +90,7 @@ def test_as_many_at_the_same_time_as_there_are_streams(float32_ort):
         worker.serve(["meet 0.2"] * 2, [0.0, 0.0])
 
 
+@pytest.mark.slow
 def test_queries_are_answered_in_the_order_of_their_arrival(float32_ort, tmp_path):
     notes = tmp_path / "notes"
     with Slow(float32_ort) as worker:
@@ -98,6 +101,7 @@ def test_queries_are_answered_in_the_order_of_their_arrival(float32_ort, tmp_pat
     assert (np.diff(ends) >= 0.029).all(), "one after the other"
 
 
+@pytest.mark.slow
 def test_serving_a_session(float32_bundle):
     """At a rate that it can easily keep no query waits for another."""
     with Worker(float32_bundle) as worker:
@@ -118,6 +122,7 @@ def test_arrivals_that_are_none(worker, arrivals):
         worker.serve(["a", "b"], arrivals)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", [1, 2])
 def test_an_error_ends_the_serving(float32_ort, streams):
     """Without waiting for the arrivals that were still to come."""

@@ -89,6 +89,7 @@ def test_times(worker):
     assert sum(times) <= whole
 
 
+@pytest.mark.slow
 def test_first_answer_and_memory(float32_bundle):
     start = time.perf_counter()
     with Worker(float32_bundle, threads=1) as worker:
@@ -102,6 +103,7 @@ def test_first_answer_and_memory(float32_bundle):
         assert worker.executed_precision() == "float32"
 
 
+@pytest.mark.slow
 def test_parts_of_a_start(float32_bundle):
     """The child does nothing else, so the parts add up to nearly the total."""
     began = time.perf_counter()
@@ -190,6 +192,7 @@ def test_predictions_tell_how_far_they_are(worker):
     assert steps == [("answers", 120, 120)], "a list is answered at once"
 
 
+@pytest.mark.slow
 def test_a_variant_is_run_as_it_is(float32_ort, expected):
     """Whatever the bundle's own variants say beside its graphs: nothing is lessened to the CPUs that there are."""
     variant = replace(open_bundle(float32_ort).manifest.variants[0], threads=3, streams=3, batch=2)
@@ -313,6 +316,7 @@ def ended(pid, seconds=20.0):
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "in a call"])
 def test_a_child_does_not_outlive_a_killed_parent(float32_ort, busy):
     code = f"""
