@@ -424,10 +424,31 @@ def test_what_runs_there_ends_when_it_is_no_longer_wanted(bundle, device):
             login=DeployOptions(python=sys.executable, ssh_options=device.options),
             progress=stop,
         )
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while running() and time.monotonic() < end:
         time.sleep(0.1)
     assert running() == []
+
+
+@pytest.mark.slow
+def test_what_loses_a_request_to_end_is_asked_again(tmp_path):
+    """The verb that runs there passes over the first signal, as an import with a fallback does with its exception."""
+    (tmp_path / "edgekit").mkdir()
+    (tmp_path / "edgekit/__init__.py").touch()
+    (tmp_path / "edgekit/__main__.py").write_text(
+        "import signal, sys, time\n"
+        "seen = []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: seen.append(1) if not seen else sys.exit(7))\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    code = "import runpy, sys; there = runpy.run_path(sys.argv[1]); there['verb'].__globals__['AGAIN_S'] = 0.2; there['verb']('x')"
+    command = (sys.executable, "-c", code, deploy._there.__file__)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with small.started(*command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, **pipes) as child:
+        assert child.stdout.readline().endswith(b"ready\n")
+        child.stdin.close()
+        assert child.wait(30) == 7
 
 
 # ---- numbers from there

@@ -19,6 +19,7 @@ import time
 MARK = "edgekit-says:"
 COPY = "edgekit-copy-"
 ABANDONED_S = 86400  # age of a copy that was not removed because the connection was lost
+AGAIN_S = 10.0  # time that a verb has to clean up and end before it is asked again
 
 
 def say(**values: object) -> None:
@@ -151,7 +152,10 @@ def verb(*arguments: str) -> None:
     def watch() -> None:
         while os.read(0, 1):
             pass
-        started.terminate()
+        # The exception that the signal raises there can be lost, e.g. in an import with a fallback.
+        while started.poll() is None:
+            started.terminate()
+            time.sleep(AGAIN_S)
 
     threading.Thread(target=watch, daemon=True).start()
     code = started.wait()

@@ -166,7 +166,7 @@ def bench(
         bundle: Folder of the bundle.
         options: Options; None for the defaults.
         trust: Trusted keys of bundle makers; None to accept any bundle.
-        progress: Progress callback, called after each pair.
+        progress: Progress callback, called before each pair and at the end.
 
     Raises:
         InputError: If the model does not accept a length, or the engine accepts none of the pairs.
@@ -198,8 +198,10 @@ def bench(
             rate = _measure_rate(session, variant)
         points = []
         for index, (batch, length) in enumerate(pairs):
+            # Also before a point: a request to stop that came during the imports may only be noticed here.
+            progress("bench", index, len(pairs))
             points.append(_measure_point(session, batch, length, chosen.seconds, variant.linear_macs, rate))
-            progress("bench", index + 1, len(pairs))
+        progress("bench", len(pairs), len(pairs))
     left_out = []
     for batch, length in requested:
         if (batch, length) not in pairs:
