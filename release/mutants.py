@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".work" / "mutants"
 DRAWN = WORK / "drawn.json"
 COVERAGE = WORK / "coverage"
-DURATIONS = WORK / "durations.xml"
+PARTS = WORK / "parts"
 RESULT = WORK / "result.json"
 NOT_COPIED = {".git", ".venv", ".work", "build", "dist"}
 TIMEOUT_FACTOR = 6  # a mutant may loop for ever; a busy machine may be some times slower than when durations were taken
@@ -105,12 +105,32 @@ def changed_lines(before: str, after: str) -> dict[str, object]:
 
 
 def cover() -> None:
-    """Run all tests once, with coverage by test and the duration of each."""
-    WORK.mkdir(parents=True, exist_ok=True)
+    """Run all tests once, with coverage by test and the duration of each; a second call goes on after an interruption.
+
+    Every folder of tests is one run with two files, ``FOLDER.coverage`` and ``FOLDER.xml``. Test files that lie beside
+    the folders are one run together.
+    """
+    PARTS.mkdir(parents=True, exist_ok=True)
+    tests = ROOT / "tests"
+    groups = {"tests": sorted(tests.glob("test_*.py"))}
+    for folder in sorted(path for path in tests.iterdir() if any(path.rglob("test_*.py"))):
+        groups[folder.name] = [folder]
+    for name, paths in groups.items():
+        durations = PARTS / f"{name}.xml"
+        if not durations.exists():
+            unfinished = durations.with_suffix(".running")
+            options = ["--cov=edgekit", "--cov-context=test", "--cov-report="]
+            # The limit of a test's time is for an unburdened machine and without coverage.
+            options += [f"--junitxml={unfinished}", "-o", "junit_family=xunit1", "-o", "faulthandler_timeout=3600"]
+            environment = {**os.environ, "COVERAGE_FILE": str(PARTS / f"{name}.coverage")}
+            command = [sys.executable, "-m", "pytest", "-q", *options, *map(str, paths)]
+            subprocess.run(command, cwd=ROOT, env=environment, check=False)
+            unfinished.rename(durations)
     environment = {**os.environ, "COVERAGE_FILE": str(COVERAGE)}
-    options = ["--cov=edgekit", "--cov-context=test", "--cov-report=json:" + str(WORK / "coverage.json")]
-    options += [f"--junitxml={DURATIONS}", "-o", "junit_family=xunit1"]
-    subprocess.run([sys.executable, "-m", "pytest", "-q", *options], cwd=ROOT, env=environment, check=False)
+    coverage = [sys.executable, "-m", "coverage"]
+    parts = map(str, sorted(PARTS.glob("*.coverage")))
+    subprocess.run([*coverage, "combine", "--keep", *parts], cwd=ROOT, env=environment, check=True)
+    subprocess.run([*coverage, "json", "-q", "-o", WORK / "coverage.json"], cwd=ROOT, env=environment, check=True)
     totals = json.loads((WORK / "coverage.json").read_text("utf-8"))["totals"]
     print(f"{totals['covered_lines']} of {totals['num_statements']} statements: {totals['percent_covered']:.2f} %")
 
@@ -118,8 +138,9 @@ def cover() -> None:
 def durations() -> dict[str, float]:
     """Return the seconds of each test by its node id."""
     seconds = {}
-    for case in ElementTree.parse(DURATIONS).iter("testcase"):
-        seconds[f"{case.get('file')}::{case.get('name')}"] = float(case.get("time", 0))
+    for part in sorted(PARTS.glob("*.xml")):
+        for case in ElementTree.parse(part).iter("testcase"):
+            seconds[f"{case.get('file')}::{case.get('name')}"] = float(case.get("time", 0))
     return seconds
 
 
@@ -187,7 +208,9 @@ def run(drawn: Path, limit_s: float, jobs: int, out: Path) -> None:
         rows.append({**mutant, "tests": len(names), "outcome": outcome})
     record = {"seed": content["seed"], "limit_s": limit_s, "totals": totals, "mutants": rows}
     out.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    print(f"{totals['caught']} caught, {totals['survived']} survived, {totals['not run']} in lines that no test runs: {out}")
+    print(
+        f"{totals['caught']} caught, {totals['survived']} survived, {totals['not run']} in lines that no test runs: {out}"
+    )
 
 
 def compare(old: Path, new: Path) -> None:
