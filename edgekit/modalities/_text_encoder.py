@@ -23,6 +23,7 @@ Text = str | tuple[str, str]
 
 # Characters that are encoded in one call. The tokenizers library keeps about 100 bytes for each character it cuts off.
 _AT_ONCE = 2**20
+_UNBOUNDED = 2**32  # More than any id of the library.
 _PROBE = "a b c d e f g h"
 _REMEDY = "Build or copy the bundle again."
 
@@ -82,11 +83,15 @@ class TextEncoder:
             # The longer text of a pair is cut first, as Transformers does with truncation=True.
             self._tokenizer.enable_truncation(max_length, strategy="longest_first", direction=truncation_side)
             # Some invalid files load without an error and fail at the first text.
-            self._tokenizer.encode(_PROBE)
+            probe = self._tokenizer.encode(_PROBE)
+            # Token types come from the template around a text, so they do not depend on the text.
+            self._has_types = any(probe.type_ids)
             self._fitter = Fitter(self._tokenizer, left=truncation_side == "left")
         self._path = str(path)
         self._inputs = inputs
         self._tables = {name: rows for name, rows in (tables or {}).items() if name in inputs}
+        self._rows = self._tables.get("input_ids", _UNBOUNDED)
+        self._type_rows = self._tables.get("token_type_ids", _UNBOUNDED)
         self._max_length = max_length
         self._translation = translate_tokenizer_errors(f"{path} cannot encode a text")
         self._memory: WordMemory | None = None
@@ -138,11 +143,15 @@ class TextEncoder:
             IntegrityError: If the tokenizers library fails.
         """
         with self._translation:
-            is_single = len(texts) == 1
-            fitted = [self._fit(text, None if is_single else index) for index, text in enumerate(texts)]
+            if len(texts) == 1:
+                text, cut = self._fit(texts[0], None)
+                return [self._recall(text, cut) or self._make_row(text, cut, self._encode_all([text])[0], None)]
+            fitted = [self._fit(text, index) for index, text in enumerate(texts)]
             rows = [self._recall(*text) for text in fitted]
-            if None in rows:
-                self._encode_missing(fitted, rows)
+            missing = [index for index, row in enumerate(rows) if row is None]
+            encodings = self._encode_all([fitted[index][0] for index in missing])
+            for index, encoding in zip(missing, encodings, strict=True):
+                rows[index] = self._make_row(*fitted[index], encoding, index)
         return cast("list[Encoded]", rows)
 
     def to_json(self) -> str:
@@ -167,23 +176,11 @@ class TextEncoder:
                 arrays[name] = memory.types(len(ids))
         return Encoded(arrays, cut)
 
-    def _encode_missing(self, fitted: Sequence[tuple[Text, bool]], rows: list[Encoded | None]) -> None:
-        """Encode the texts without a row by the tokenizer, and check their ids.
-
-        Ids of remembered words were checked when they were remembered.
-        """
-        missing = [index for index, row in enumerate(rows) if row is None]
-        encodings = self._encode_all([fitted[index][0] for index in missing])
-        for index, encoding in zip(missing, encodings, strict=True):
-            row = self._make_row(encoding, fitted[index][1])
-            check_ids(row.arrays, self._tables, index if len(rows) > 1 else None)
-            rows[index] = row
-
     def _encode_all(self, texts: Sequence[Text]) -> list[Encoding]:
         """Return the encoding of each text by the tokenizer."""
         if len(texts) == 1:
-            first, second = texts[0] if isinstance(texts[0], tuple) else (texts[0], None)
-            return [self._tokenizer.encode(first, second)]
+            (text,) = texts
+            return [self._tokenizer.encode(*text) if isinstance(text, tuple) else self._tokenizer.encode(text)]
         encodings = []
         for batch in _batches(texts):
             encodings += self._tokenizer.encode_batch(batch)
@@ -199,16 +196,26 @@ class TextEncoder:
         second, second_cut = self._fitter.fit(text[1], self.limit, f"{place} (second of the pair)")
         return (first, second), first_cut or second_cut
 
-    def _make_row(self, encoding: Encoding, cut: bool) -> Encoded:
+    def _make_row(self, text: Text, cut: bool, encoding: Encoding, index: int | None) -> Encoded:
+        """Return the row of an encoding.
+
+        Ids of remembered words were checked when they were remembered; all others are checked here.
+        """
+        ids = encoding.ids
+        has_types = self._has_types or isinstance(text, tuple)
+        types = encoding.type_ids if has_types else ()
         arrays = {}
         for name in self._inputs:
             if name == "input_ids":
-                arrays[name] = np.array(encoding.ids, np.int64)
+                arrays[name] = np.array(ids, np.int64)
             elif name == "attention_mask":
                 # Nothing is padded here, so every token counts.
-                arrays[name] = _ones(len(encoding))
+                arrays[name] = _ones(len(ids))
             else:
-                arrays[name] = np.array(encoding.type_ids, np.int64)
+                arrays[name] = np.array(types, np.int64) if has_types else np.zeros(len(ids), np.int64)
+        # The library has no negative ids.
+        if max(ids, default=0) >= self._rows or max(types, default=0) >= self._type_rows:
+            check_ids(arrays, self._tables, index)
         return Encoded(arrays, cut or bool(encoding.overflowing))
 
 

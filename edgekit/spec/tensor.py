@@ -102,6 +102,14 @@ class Signature:
         return tuple(dict.fromkeys(axis for _, _, axis in self.places))
 
     @cached_property
+    def shared_axes(self) -> tuple[str, ...]:
+        """Names of the axes of every input after ``batch``, if all are variable and the same; otherwise empty."""
+        first = self.inputs[0].row_axes if self.inputs else ()
+        names = tuple([axis for axis in first if isinstance(axis, str)])
+        is_shared = len(set(names)) == len(first) and all(spec.row_axes == first for spec in self.inputs)
+        return names if is_shared else ()
+
+    @cached_property
     def padded_outputs(self) -> frozenset[str]:
         """Names of the outputs with a variable input axis, whose padding is cut off for each row."""
         names = [spec.name for spec in self.outputs if not set(self.varying).isdisjoint(spec.row_axes)]

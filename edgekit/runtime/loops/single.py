@@ -58,6 +58,10 @@ def collate(signature: Signature, rows: Sequence[Arrays], shapes: Sequence[int] 
     Raises:
         InputError: If the fixed axes of an array differ from the signature.
     """
+    if len(rows) == 1 and not shapes:
+        ready = _batch_of_one(signature, rows[0])
+        if ready is not None:
+            return ready
     sizes = _largest_sizes(signature, rows)
     if shapes and len(rows) == 1 and sizes:
         axis = next(iter(sizes))
@@ -70,13 +74,7 @@ def collate(signature: Signature, rows: Sequence[Arrays], shapes: Sequence[int] 
         shape = shapes_by_axes.get(axes)
         if shape is None:
             shape = shapes_by_axes[axes] = tuple([_axis_size(axis, sizes) for axis in axes])
-        first = rows[0][spec.name]
-        # A row that fits is not copied.
-        is_ready = len(rows) == 1 and first.shape == shape and first.dtype == spec.element
-        if is_ready:
-            feeds[spec.name] = first[None]
-        else:
-            feeds[spec.name] = _stack(spec, [row[spec.name] for row in rows], shape)
+        feeds[spec.name] = _stack(spec, [row[spec.name] for row in rows], shape)
     return feeds
 
 
@@ -149,10 +147,30 @@ def _largest_sizes(signature: Signature, rows: Sequence[Arrays], least: int = 1)
     return sizes
 
 
+def _batch_of_one(signature: Signature, row: Arrays) -> dict[str, np.ndarray] | None:
+    """Return the feeds of a row whose arrays need no change, without a copy; None for any other row.
+
+    It is for graphs whose inputs all have the same variable axes, e.g. token ids and their mask.
+    """
+    axes = signature.shared_axes
+    if not axes:
+        return None
+    shape = row[signature.inputs[0].name].shape
+    if len(shape) != len(axes) or 0 in shape:
+        return None
+    feeds = {}
+    for spec in signature.inputs:
+        array = row[spec.name]
+        if array.shape != shape or array.dtype != spec.element:
+            return None
+        feeds[spec.name] = array[None]
+    return feeds
+
+
 def _stack(spec: TensorSpec, arrays: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     """Stack arrays into one of shape ``[batch, *shape]``, padded where they are smaller."""
     if all(array.shape == shape for array in arrays):
-        stacked = np.stack(arrays)
+        stacked = arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
         return stacked if stacked.dtype == spec.element else stacked.astype(spec.element)
     padded = np.full((len(arrays), *shape), 0 if spec.pad is None else spec.pad, spec.element)
     for target, array in zip(padded, arrays, strict=True):
