@@ -114,6 +114,11 @@ def test_a_session_says_whether_it_remembers_words_and_answers_the_same(tmp_path
         assert session(texts) == plain(texts)
 
 
+def test_a_description_of_the_bundle_says_it(tmp_path):
+    assert "remembered" not in edgekit.inspect(BUNDLE).text()
+    assert "words are remembered" in edgekit.inspect(bundle(tmp_path / "on", remembers_words=True)).text()
+
+
 @pytest.mark.parametrize("value", ["yes", 1, None, "unknown"])
 def test_an_unknown_value_is_refused(tmp_path, value):
     with refused("value-type", "remembers_words") as failed:
