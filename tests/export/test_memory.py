@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -92,6 +93,18 @@ def test_other_ids_turn_it_off(tmp_path, monkeypatch, caplog, only_seen):
     assert not built.modality.remembers
     for row, truth in zip(built.preprocess(tried), expected, strict=True):
         np.testing.assert_array_equal(row.arrays["input_ids"], truth.arrays["input_ids"])
+
+
+def test_another_mark_of_truncation_turns_it_off(tmp_path, monkeypatch):
+    built = task(tmp_path)
+    recall = type(built.modality.encoder)._recall
+
+    def marked(self, text, cut):
+        row = recall(self, text, cut)
+        return row and dataclasses.replace(row, truncated=True)
+
+    monkeypatch.setattr(type(built.modality.encoder), "_recall", marked)
+    assert not check_memory(built, inputs(built))
 
 
 # ---- a session

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from refusals import refused
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from edgekit.modalities import _word_memory
+from edgekit.modalities import _word_memory, _word_rules
 from edgekit.modalities._text_generated import fuzz_texts
 from edgekit.modalities._word_memory import WordMemory
 from edgekit.modalities._word_rules import BLANKS, SPACES, find_rule
@@ -166,6 +166,7 @@ MADE = {
         SPACES,
         unigram(normalizer=sequence(normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip(left=False))),
     ),
+    "two spaces are one": (SPACES, unigram(normalizer=normalizers.Replace(Regex(" {2,}"), " "))),
     "whitespace": (SPACES, words(pre_tokenizers.Whitespace(), normalizers.NFKC())),
     "digits": (
         SPACES,
@@ -237,6 +238,15 @@ def test_a_text_of_the_longest_row_is_remembered_and_a_longer_one_is_truncated_b
         assert (ids is None) == (words_ + 2 > LONGEST) == bool(tokenizer.encode(text).overflowing)
 
 
+def test_a_word_that_is_truncated_by_itself_is_left_to_the_tokenizer():
+    made = wordpiece()
+    made.post_processor = processors.TemplateProcessing(single="$A", pair=None, special_tokens=[])
+    made.enable_truncation(LONGEST)
+    memory = WordMemory.of(made, {})
+    assert len(memory.ids("x" * LONGEST, LONGEST)) == LONGEST
+    assert memory.ids("x" * (LONGEST + 1), LONGEST) is None
+
+
 # ---- rules
 
 
@@ -289,6 +299,36 @@ def test_token_types_of_a_template():
     assert [differs(memory, made, text) for text in ("", "the film", "film")] == ["", "", ""]
     assert WordMemory.of(made, {"token_type_ids": 2}) is None
     assert WordMemory.of(made, {"token_type_ids": 3}) is not None
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_token_types_of_a_single_text_that_are_not_zero(tmp_path, on):
+    made = wordpiece()
+    ids = [(name, made.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    made.post_processor = processors.TemplateProcessing(
+        single="$A:1 [SEP]:0 [CLS]:2", pair="$A:1 [SEP]:0 $B:0 [SEP]:3 [CLS]:2", special_tokens=ids
+    )
+    made.save(str(tmp_path / "t.json"))
+    encode = TextEncoder(tmp_path / "t.json", FIELDS, LONGEST, remembers_words=on)
+    assert encode.remembers_words == on
+    assert encode(["the film"])[0].arrays["token_type_ids"].tolist() == [1, 1, 0, 2]
+    assert encode([("the", "film"), "the"])[0].arrays["token_type_ids"].tolist() == [1, 0, 0, 3, 2]
+    narrow = TextEncoder(tmp_path / "t.json", FIELDS, LONGEST, tables={"token_type_ids": 2}, remembers_words=on)
+    with refused("text-id-outside", "id 2"):
+        narrow(["the film"])
+
+
+def test_a_normalizer_that_makes_or_changes_spaces_has_no_rule():
+    """As the table of a Precompiled normalizer could, which is hard to make by hand."""
+    for normalizer, keeps in (
+        (normalizers.Replace("_", " "), False),
+        (normalizers.Replace("_", "\u3000"), False),
+        (normalizers.Replace(" ", "_"), False),
+        (normalizers.Replace(" ", ""), False),
+        (normalizers.NFKC(), True),
+        (None, True),
+    ):
+        assert _word_rules._keeps_spaces(words(pre_tokenizers.Whitespace(), normalizer)) is keeps
 
 
 # ---- the encoder
