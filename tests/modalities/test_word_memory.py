@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 import threading
 from pathlib import Path
@@ -318,8 +319,23 @@ def test_token_types_of_a_single_text_that_are_not_zero(tmp_path, on):
         narrow(["the film"])
 
 
+def precompiled(char, replacement):
+    """A Precompiled normalizer whose table has one character: a double array with two steps, and the replacement."""
+    units = [0] * 512
+    units[0] = 0x100 << 10  # to the node 0x100
+    units[0x100 ^ ord(char)] = 1 << 10 | 1 << 8 | ord(char)  # a leaf, one step on
+    units[0x100 ^ ord(char) ^ 1] = 0  # the position of the replacement
+    return normalizers.Precompiled(struct.pack("<I512I", 4 * len(units), *units) + replacement.encode() + b"\0")
+
+
+@pytest.mark.parametrize(("char", "replacement", "rule"), [("_", " ", ""), (" ", "_", ""), ("_", "x", SPACES)])
+def test_the_table_of_a_precompiled_normalizer(char, replacement, rule):
+    made = unigram(normalizer=precompiled(char, replacement))
+    assert made.normalizer.normalize_str(f"a{char}b") == f"a{replacement}b"
+    assert find_rule(made) == rule
+
+
 def test_a_normalizer_that_makes_or_changes_spaces_has_no_rule():
-    """As the table of a Precompiled normalizer could, which is hard to make by hand."""
     for normalizer, keeps in (
         (normalizers.Replace("_", " "), False),
         (normalizers.Replace("_", "\u3000"), False),
