@@ -145,7 +145,7 @@ class TextEncoder:
         with self._translation:
             if len(texts) == 1:
                 text, cut = self._fit(texts[0], None)
-                return [self._recall(text, cut) or self._make_row(text, cut, self._encode_all([text])[0], None)]
+                return [self._recall(text, cut) or self._make_row(text, cut, self._encode(text), None)]
             fitted = [self._fit(text, index) for index, text in enumerate(texts)]
             rows = [self._recall(*text) for text in fitted]
             missing = [index for index, row in enumerate(rows) if row is None]
@@ -176,11 +176,13 @@ class TextEncoder:
                 arrays[name] = memory.types(len(ids))
         return Encoded(arrays, cut)
 
+    def _encode(self, text: Text) -> Encoding:
+        return self._tokenizer.encode(*text) if isinstance(text, tuple) else self._tokenizer.encode(text)
+
     def _encode_all(self, texts: Sequence[Text]) -> list[Encoding]:
         """Return the encoding of each text by the tokenizer."""
         if len(texts) == 1:
-            (text,) = texts
-            return [self._tokenizer.encode(*text) if isinstance(text, tuple) else self._tokenizer.encode(text)]
+            return [self._encode(texts[0])]
         encodings = []
         for batch in _batches(texts):
             encodings += self._tokenizer.encode_batch(batch)

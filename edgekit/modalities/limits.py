@@ -136,19 +136,18 @@ class Fitter:
     def _drop_cut_word(self, text: str) -> str:
         """Remove the character at the cut and the rest of its word, unless the text is a single word."""
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        words: dict[int, tuple[int, int]] = {}
+        spans = []
         for piece in (encoding, *encoding.overflowing):
-            for word, (start, end) in zip(piece.word_ids, piece.offsets, strict=True):
-                if word is not None:
-                    low, high = words.get(word, (start, end))
-                    words[word] = (min(low, start), max(high, end))
+            spans += zip(piece.word_ids, piece.offsets, strict=True)
         if self._left:
-            border = max((end for start, end in words.values() if start < 1), default=1)
+            at_cut = {word for word, (start, _) in spans if word is not None and start < 1}
+            border = max((end for word, (_, end) in spans if word in at_cut), default=1)
             if border >= len(text):
                 match = re.search(_BLANK, text)
                 border = match.end() if match else 1
             return text[border:]
-        border = min((start for start, end in words.values() if end >= len(text)), default=len(text) - 1)
+        at_cut = {word for word, (_, end) in spans if word is not None and end >= len(text)}
+        border = min((start for word, (start, _) in spans if word in at_cut), default=len(text) - 1)
         if not border:
             border = max((match.start() for match in re.finditer(_BLANK, text)), default=len(text) - 1)
         return text[:border]
