@@ -23,6 +23,7 @@ Text = str | tuple[str, str]
 
 # Characters that are encoded in one call. The tokenizers library keeps about 100 bytes for each character it cuts off.
 _AT_ONCE = 2**20
+_ID = np.dtype(np.int64)
 _UNBOUNDED = 2**32  # More than any id of the library.
 _PROBE = "a b c d e f g h"
 _REMEDY = "Build or copy the bundle again."
@@ -191,9 +192,9 @@ class TextEncoder:
     def _fit(self, text: Text, index: int | None) -> tuple[Text, bool]:
         """Return the checked text or pair within the limit, and whether it was cut."""
         place = "" if index is None else f" at position {index}"
-        _check_type(text, place)
         if isinstance(text, str):
             return self._fitter.fit(text, self.limit, place)
+        _check_pair(text, place)
         first, first_cut = self._fitter.fit(text[0], self.limit, f"{place} (first of the pair)")
         second, second_cut = self._fitter.fit(text[1], self.limit, f"{place} (second of the pair)")
         return (first, second), first_cut or second_cut
@@ -209,12 +210,12 @@ class TextEncoder:
         arrays = {}
         for name in self._inputs:
             if name == "input_ids":
-                arrays[name] = np.array(ids, np.int64)
+                arrays[name] = np.array(ids, _ID)
             elif name == "attention_mask":
                 # Nothing is padded here, so every token counts.
                 arrays[name] = _ones(len(ids))
             else:
-                arrays[name] = np.array(types, np.int64) if has_types else np.zeros(len(ids), np.int64)
+                arrays[name] = np.array(types, _ID) if has_types else np.zeros(len(ids), _ID)
         # The library has no negative ids.
         if max(ids, default=0) >= self._rows or max(types, default=0) >= self._type_rows:
             check_ids(arrays, self._tables, index)
@@ -223,7 +224,7 @@ class TextEncoder:
 
 def _ones(length: int) -> np.ndarray:
     """Return ones: int64 ``[length]``. It takes a fifth of the time of ``numpy.ones`` for a short row."""
-    array = np.empty(length, np.int64)
+    array = np.empty(length, _ID)
     array.fill(1)
     return array
 
@@ -307,9 +308,8 @@ class translate_tokenizer_errors:
         raise IntegrityError(f"{self._problem} ({reason}). {_REMEDY}", code="bundle-assets") from error
 
 
-def _check_type(text: object, place: str) -> None:
-    if isinstance(text, str):
-        return
+def _check_pair(text: object, place: str) -> None:
+    """Raise InputError for a value that is neither a text nor a pair of texts."""
     kind = type(text).__name__
     if isinstance(text, tuple):
         if len(text) == 2 and all(isinstance(part, str) for part in text):

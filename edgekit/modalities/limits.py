@@ -136,7 +136,7 @@ class Fitter:
     def _drop_cut_word(self, text: str) -> str:
         """Remove the character at the cut and the rest of its word, unless the text is a single word."""
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        spans = []
+        spans: list[tuple[int | None, tuple[int, int]]] = []
         for piece in (encoding, *encoding.overflowing):
             spans += zip(piece.word_ids, piece.offsets, strict=True)
         if self._left:
