@@ -19,6 +19,8 @@ __all__ = ["WordMemory"]
 
 _MOST_WORDS = 2**14
 _LONGEST = 32  # Characters, and ids, of a word that is remembered.
+# New words of a text that are encoded one by one. Each takes as long as some five words of a text encoded whole.
+_MOST_NEW = 8
 _ID = np.dtype(np.int64)
 _UNBOUNDED = 2**32  # More than any id of the library.
 _PROBE = "a b"
@@ -26,11 +28,11 @@ _LINE_WHITE_SPACE = "\n\t\r"  # White space to BERT beside the space; the other 
 
 
 class _OutsideError(Exception):
-    """A word whose ids in a text can differ from those that it has alone."""
+    """A text that is left to the tokenizer, because of one of its words."""
 
 
 class _Words(dict[str, bytes]):
-    """Ids of words, as the bytes of int64 values. A missing word is encoded and, unless it is long, remembered.
+    """Ids of words, as the bytes of int64 values.
 
     Threads share it without a lock: each operation of a dict is atomic, and a word has the same ids each time.
     """
@@ -40,7 +42,8 @@ class _Words(dict[str, bytes]):
         self._encode = encode
         self._most = most
 
-    def __missing__(self, word: str) -> bytes:
+    def learn(self, word: str) -> bytes:
+        """Return the ids of a word, and remember them unless the word is long."""
         ids = self._encode(word)
         if len(word) <= _LONGEST and len(ids) <= _LONGEST * _ID.itemsize:
             if len(self) >= self._most:
@@ -132,12 +135,16 @@ class WordMemory:
         Returns:
             Ids with special tokens, int64 ``[sequence]``.
         """
+        words = self._split(text, longest)
+        if words is None:
+            return None
         try:
-            parts = self._find_all(text, longest)
-        except _OutsideError:
-            return None
-        if parts is None:
-            return None
+            parts = self._look_up(words)
+        except KeyError:
+            try:
+                parts = self._learn(words)
+            except _OutsideError:
+                return None
         ids = np.frombuffer(bytearray().join((self._before, *parts, self._behind)), _ID)
         return ids if len(ids) <= longest else None
 
@@ -153,8 +160,8 @@ class WordMemory:
         count = length - len(before) - len(behind)
         return np.array([*before, *[middle] * count, *behind], _ID)
 
-    def _find_all(self, text: str, longest: int) -> list[bytes] | None:
-        """Return the ids of each word, as bytes; None if the rule does not hold for the text, or for so many words."""
+    def _split(self, text: str, longest: int) -> list[str] | None:
+        """Return the words of a text; None if the rule does not hold for the text, or if they are too many."""
         if self.rule == BLANKS:
             if not text.isprintable():
                 for char in _LINE_WHITE_SPACE:
@@ -162,14 +169,41 @@ class WordMemory:
                 if not text.isprintable():
                     return None
             words = text.split()
-            return list(map(self._first.__getitem__, words)) if len(words) <= longest else None
-        if not (text.isascii() and text.isprintable()):
+        elif text.isascii() and text.isprintable():
+            # Two spaces in a row, and one at an end, give an empty word here, which is outside the rule.
+            words = text.split(" ")
+        else:
             return None
-        # Two spaces in a row, and one at an end, give an empty word here, which is outside the rule.
-        first, *words = text.split(" ")
-        if len(words) >= longest:
-            return None
-        return [self._first[first], *map(self._others.__getitem__, words)]
+        return words if len(words) <= longest else None
+
+    def _look_up(self, words: list[str]) -> list[bytes]:
+        """Return the ids of words.
+
+        Raises:
+            KeyError: If a word is not known.
+        """
+        if self.rule == BLANKS:
+            return list(map(self._first.__getitem__, words))
+        return [self._first[words[0]], *map(self._others.__getitem__, words[1:])]
+
+    def _learn(self, words: list[str]) -> list[bytes]:
+        """Return the ids of words, and remember some that are new.
+
+        Raises:
+            _OutsideError: If the rule does not hold for a word, or so many words are new that the tokenizer is faster.
+        """
+        parts = []
+        new = 0
+        for index, word in enumerate(words):
+            known = self._others if index else self._first
+            ids = known.get(word)
+            if ids is None:
+                new += 1
+                if new > _MOST_NEW:
+                    raise _OutsideError
+                ids = known.learn(word)
+            parts.append(ids)
+        return parts
 
     def _encode(self, word: str) -> bytes:
         """Return the ids of a word as bytes.

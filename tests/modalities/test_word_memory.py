@@ -421,6 +421,27 @@ def test_the_memory_is_bounded(monkeypatch):
             assert len(memory) <= before + 1, "a long word is not remembered"
 
 
+@pytest.mark.parametrize("name", ["wordpiece", "bytes"])
+def test_a_text_of_many_new_words_is_left_to_the_tokenizer_until_they_are_known(name, monkeypatch):
+    new = [f"w{number}" for number in range(20)]
+    encoded = []
+    plain = WordMemory._encode
+    monkeypatch.setattr(WordMemory, "_encode", lambda self, word: encoded.append(word) or plain(self, word))
+    memory = WordMemory.of(ALL[name], {})
+    for turn in range(4):
+        text = " ".join(new)
+        assert (memory.ids(text, 200) is None) == (turn < 2)
+        assert len(encoded) == min(8 * (turn + 1), len(new))
+    assert memory.ids(text, 200).tolist() == load_like(ALL[name]).encode(text).ids
+
+
+def load_like(tokenizer):
+    """The tokenizer without truncation."""
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.no_truncation()
+    return copy
+
+
 def test_its_size_is_at_most_what_the_documentation_says():
     memory = WordMemory.of(wordpiece(), {})
     share = 16
