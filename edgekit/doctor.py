@@ -18,8 +18,9 @@ from edgekit.cache.store import Cache, size_mb
 from edgekit.drivers import jetson
 from edgekit.drivers.jetson import Board, Clock
 from edgekit.drivers.sysfs import line, mebibytes
-from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus
-from edgekit.machine.fingerprint import governor, limits
+from edgekit.machine.control_groups import limits
+from edgekit.machine.cpu import cpu_instructions, cpu_name, usable_cpus
+from edgekit.machine.fingerprint import governor
 from edgekit.spec import target
 from edgekit.spec.distribution import install_hint
 from edgekit.spec.parsing import Recorded
@@ -212,7 +213,7 @@ def examine(root: Path = Path("/")) -> Findings:
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
         cpu=cpu_name(root),
-        cpus=cpus(),
+        cpus=len(usable_cpus()),
         instructions=cpu_instructions(),
         memory_mb=mebibytes(Path("/proc/meminfo"), "MemTotal"),
         governor=governor(root, board),

@@ -202,7 +202,10 @@ class OnnxRuntimeEngine(ForkAware):
         Raises:
             BackendError: ONNX Runtime failed.
         """
-        inputs = {name: array for name, array in feeds.items() if name in self._input_names}
+        if type(feeds) is dict and feeds.keys() == self._input_names:
+            inputs = feeds
+        else:
+            inputs = {name: array for name, array in feeds.items() if name in self._input_names}
         try:
             outputs = self._session.run(self._output_names, inputs)
         except Exception as problem:

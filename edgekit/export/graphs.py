@@ -21,11 +21,11 @@ from edgekit.source.modules import quiet
 from edgekit.spec.errors import ExportError
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.head import Traced
-from edgekit.spec.protocols import Arrays, Input, Task
+from edgekit.spec.protocols import Arrays, Encoded, Input, Remembers, SavesSettings, Task
 from edgekit.spec.rows import difference, spread
 from edgekit.spec.tensor import Signature
 
-__all__ = ["OPSET", "TOLERANCE", "check_graphs", "check_preprocessing", "export"]
+__all__ = ["OPSET", "TOLERANCE", "check_graphs", "check_memory", "check_preprocessing", "export"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,6 +63,8 @@ def export(source: Source, out: Path, inputs: Sequence[Input]) -> GraphSet:
     generated = task.modality.generate(_GENERATED, min(task.max_size, _LONGEST_CHECKED), 0)
     generated += task.modality.join(generated, min(task.max_size, _LONGEST_CHECKED))
     check_preprocessing(source, task, inputs, generated)
+    if isinstance(task, SavesSettings) and check_memory(task, [*inputs, *generated]):
+        task.save_settings(assets)
     source.check_outputs([*inputs, *generated[:_FOR_OUTPUTS]])
     models = _models(source)
     graphs = []
@@ -197,6 +199,41 @@ def check_preprocessing(source: Source, task: Task, inputs: Sequence[Input], gen
                     f"Save the {noun} again with the current Transformers, and report it if that does not help.",
                     code="tokenizer-differs",
                 )
+
+
+def check_memory(task: Task, inputs: Sequence[Input]) -> bool:
+    """Compare the encodings of inputs that remember parts (words of texts) with those that do not.
+
+    All inputs are encoded twice: in one list, where most parts are new, and one by one, where all are known.
+
+    Args:
+        task: Task of the model. It remembers parts afterwards if the result is true.
+        inputs: Samples and generated inputs.
+
+    Returns:
+        Whether all encodings are equal. False for a task that cannot remember parts.
+    """
+    modality = task.modality
+    if not isinstance(modality, Remembers):
+        return False
+    modality.remember(False)
+    expected = task.preprocess(inputs)
+    if not modality.remember(True):
+        _LOG.info("words are not remembered: the tokenizer does not work word by word")
+        return False
+    for results in (task.preprocess(inputs), [task.preprocess([value])[0] for value in inputs]):
+        if not all(map(_is_same_row, results, expected)):
+            modality.remember(False)
+            _LOG.warning("words are not remembered: the ids of a text differ from those of its words")
+            return False
+    return True
+
+
+def _is_same_row(row: Encoded, expected: Encoded) -> bool:
+    """Return whether two encodings of an input are equal."""
+    if row.arrays.keys() != expected.arrays.keys() or row.truncated != expected.truncated:
+        return False
+    return all(np.array_equal(array, expected.arrays[name]) for name, array in row.arrays.items())
 
 
 def _is_same(array: np.ndarray, expected: np.ndarray) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgekit.drivers import sysfs
+from edgekit.machine import control_groups
 
 __all__ = [
     "INSTRUCTIONS",
@@ -87,15 +89,26 @@ _CORES = {
 
 
 def usable_cpus() -> list[int]:
-    """Return the numbers of the CPUs that this process may use, ascending."""
+    """Return the numbers of the CPUs that this process may use (affinity, cpusets), ascending."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
-def cpus() -> int:
-    """Return the number of CPUs that this process may use."""
-    return len(usable_cpus())
+def cpus(root: Path = Path("/")) -> int:
+    """Return the number of threads that this process can run all the time: the default for everything that computes.
+
+    It is the number of CPUs that this process may use, or the CPU quota of its control groups (a container's limit) if
+    that is smaller. A fraction is rounded down, because the system stops all threads of a group that has used up its
+    quota, and threads that wait for each other use it up too: two threads at a quota of 1.5 are slower than one. The
+    result is at least 1.
+
+    Args:
+        root: Root of the kernel's files.
+    """
+    count = len(usable_cpus())
+    quota = control_groups.cpu_limit(root)
+    return min(count, max(1, math.floor(quota))) if quota else count
 
 
 def cpu_name(root: Path = Path("/")) -> str:

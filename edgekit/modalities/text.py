@@ -46,6 +46,15 @@ class TextModality(Tokenized[TextEncoder]):
         self._longest = longest
         self._pairs = pairs
 
+    @property
+    def remembers(self) -> bool:
+        """Whether token ids of words are remembered; see :class:`edgekit.spec.protocols.Remembers`."""
+        return self._encoder is not None and self._encoder.remembers_words
+
+    def remember(self, on: bool) -> bool:
+        """Remember token ids of words from now on, or stop it; return whether they are remembered now."""
+        return self.encoder.remember_words(on)
+
     def read(self, columns: Mapping[str, object], folder: Path = Path()) -> Text:
         """Return the text or the pair of one row of a sample file.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from edgekit.bundle.trust import Bundle
 from edgekit.report.table import built_text
 from edgekit.spec.engine import EngineRecipe
+from edgekit.spec.errors import IntegrityError
 from edgekit.spec.manifest import Manifest, Variant, content_digest
 from edgekit.spec.parsing import parse, plain
 from edgekit.spec.target import Target
@@ -34,6 +36,8 @@ def inspect(bundle: Bundle, *, wide: bool = False) -> str:
         outputs = ", ".join(map(_describe_tensor, signature.outputs))
         head.append(f"{signature.name}: {inputs} -> {outputs}")
         head += [f"      state: {output} becomes {name} at the next call" for output, name in signature.state]
+    if _remembers_words(bundle):
+        head.append("words: token ids of words are remembered (equal to the tokenizer's on all samples of the build)")
     for variant in manifest.variants:
         head += _describe_variant(variant)
     head += ["", "candidates of the build:"]
@@ -47,6 +51,15 @@ def inspect(bundle: Bundle, *, wide: bool = False) -> str:
     for name, value in sorted(manifest.provenance.items()):
         tail.append(f"  {name:<{name_width}}  {value if wide else _shorten(value)}")
     return "\n".join([*_wrap_all(head), *built_text(manifest, wide=wide), *_wrap_all(tail)])
+
+
+def _remembers_words(bundle: Bundle) -> bool:
+    """Return whether the settings of the task say that words are remembered. A task may have no such settings."""
+    try:
+        settings = json.loads((bundle.assets / "task.json").read_bytes())
+    except (OSError, ValueError, IntegrityError):
+        return False
+    return isinstance(settings, dict) and settings.get("remembers_words") is True
 
 
 def _wrap_all(paragraphs: list[str]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -35,8 +34,10 @@ class Calls(ForkAware):
 
         A forked child has no other threads: their calls never end there, and a lock that they hold is never released.
         """
-        self._change = threading.Condition()
-        self._running: Counter[int] = Counter()
+        # A signal handler may close the session inside a call of the same thread, so the lock is reentrant.
+        self._lock = threading.RLock()
+        self._change = threading.Condition(self._lock)
+        self._running: dict[int, int] = {}
 
     def __enter__(self) -> None:
         """Begin a call. A call nested in another one of the same thread may begin even if the session was closed.
@@ -45,21 +46,23 @@ class Calls(ForkAware):
             EdgekitError: If the session is closed.
         """
         thread = threading.get_ident()
-        with self._change:
-            if self._closed and not self._running[thread]:
+        with self._lock:
+            count = self._running.get(thread, 0)
+            if self._closed and not count:
                 raise EdgekitError(
                     "This session is closed, so it cannot predict. Open the bundle again with edgekit.load(...).",
                     code="session-closed",
                 )
-            self._running[thread] += 1
+            self._running[thread] = count + 1
 
     def __exit__(self, *error: object) -> None:
         """End a call."""
         thread = threading.get_ident()
-        with self._change:
-            self._running[thread] -= 1
-            self._running = +self._running
-            self._change.notify_all()
+        with self._lock:
+            # A child that was forked inside a call has forgotten the call.
+            count = self._running.pop(thread, 1)
+            if count > 1:
+                self._running[thread] = count - 1
         if self._closed:
             self._free_if_idle()
 
@@ -71,14 +74,15 @@ class Calls(ForkAware):
         """
         with self._change:
             self._closed = True
-            while self._running and not self._running[threading.get_ident()]:
+            while self._running and threading.get_ident() not in self._running:
                 self._change.wait()
         self._free_if_idle()
 
     def _free_if_idle(self) -> None:
         # The lock is held until everything is free, so that a concurrent close() returns only then.
         with self._change:
-            if not self._freed and not +self._running:
+            self._change.notify_all()
+            if not self._freed and not self._running:
                 self._freed = True
                 self._free()
 

@@ -35,6 +35,8 @@ def list_of(inputs: Input) -> list[Input] | None:
     Raises:
         InputError: If an array of texts has more or fewer axes than one.
     """
+    if isinstance(inputs, str):
+        return None
     if isinstance(inputs, list):
         return inputs
     if isinstance(inputs, np.ndarray) and inputs.dtype.kind in _TEXT_KINDS:
@@ -46,7 +48,7 @@ def list_of(inputs: Input) -> list[Input] | None:
                 axes=inputs.ndim,
             )
         return cast("list[Input]", inputs.tolist())
-    if not isinstance(inputs, (str, tuple)) and callable(getattr(inputs, "to_list", None)):
+    if not isinstance(inputs, tuple) and callable(getattr(inputs, "to_list", None)):
         return list(inputs.to_list())
     return None
 

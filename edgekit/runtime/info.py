@@ -9,7 +9,7 @@ from typing import cast
 from edgekit import backends
 from edgekit.bundle.trust import Bundle
 from edgekit.spec.manifest import Variant
-from edgekit.spec.protocols import HasLimit, Task
+from edgekit.spec.protocols import HasLimit, Remembers, Task
 
 __all__ = ["SessionInfo", "build_version", "describe_session"]
 
@@ -43,6 +43,8 @@ class SessionInfo:
             :class:`edgekit.spec.manifest.Variant`.
         max_tokens: Largest product of rows and padded length of one call of a list, except for a single row; 0 if only
             ``batch`` limits it.
+        remembers_words: Whether token ids of words are remembered, so that a text of known words needs no tokenizer.
+            At most 16,384 words are: 3 MB for English, 10 MB at most.
     """
 
     bundle: str
@@ -66,6 +68,7 @@ class SessionInfo:
     provenance: Mapping[str, str]
     rows: str
     max_tokens: int
+    remembers_words: bool
 
 
 def build_version(variant: Variant) -> str:
@@ -114,4 +117,5 @@ def describe_session(
         provenance=manifest.provenance,
         rows=variant.rows,
         max_tokens=variant.max_tokens,
+        remembers_words=isinstance(task.modality, Remembers) and task.modality.remembers,
     )

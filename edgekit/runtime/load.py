@@ -49,7 +49,7 @@ def load(
             that backend is a stand-in: it runs the device's graph on this CPU. The answers are those of the device
             except for rounding, the latency is not.
         threads: Number of threads per call, or of concurrent calls on a GPU; None for the number that the bundle was
-            tuned with, limited to the number of CPUs.
+            tuned with, limited to the number of CPUs and by the CPU quota of a container (rounded down, at least 1).
         trust: Keys of the makers whose bundles may be opened, e.g. ``Trust(keys=["maker.pub"])``; None for any maker.
             Engines that a bundle contains are loaded only with a trusted key.
         max_characters: Largest number of characters of a text, or of each text of a pair, with each run of white space
@@ -136,6 +136,14 @@ def load_checked(
         choice = Choice(matching[0], reason)
     _LOG.info("%s: %s on %s, %s", opened.path, choice.variant.method, choice.variant.backend, choice.reason)
     _LOG.debug("%s: %s", opened.path, choice.variant)
+    if threads is not None and choice.variant.device == "cpu" and threads > cpus():
+        _LOG.warning(
+            "%s: threads=%d was requested, but this process can run %d at a time (CPUs and quota of its control "
+            "groups). Threads that wait for each other then take several times as long.",
+            opened.path,
+            threads,
+            cpus(),
+        )
     session = _open_choice(opened, choice, threads, progress)
     try:
         compared = check_golden(session, opened, choice.variant)

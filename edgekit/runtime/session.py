@@ -211,15 +211,14 @@ class Session:
             UserWarning: Once per session, for a pair of texts if the model was built on single texts, and vice versa.
         """
         rows = list_of(inputs)
-        self._warn_form([inputs] if rows is None else rows)
+        if not self._has_warned:
+            self._warn_form([inputs] if rows is None else rows)
         if rows is not None:
             return self._predict_many(rows)
         encoded = self._task.preprocess([inputs])
         return self._task.postprocess(self._runner.run([encoded[0].arrays], alone=True), encoded)[0]
 
     def _warn_form(self, inputs: Sequence[Input]) -> None:
-        if self._has_warned:
-            return
         message = form_warning(self._task.modality, inputs, self._bundle.manifest.input_forms)
         if message:
             self._has_warned = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from edgekit.spec.arrays import Arrays
 
-__all__ = ["Explainable", "HasConfidence", "HasLabels", "HasNumbers"]
+__all__ = ["Explainable", "HasConfidence", "HasLabels", "HasNumbers", "SavesSettings"]
 
 
 @runtime_checkable
@@ -73,3 +74,15 @@ class Explainable(Protocol):
 
     def target_name(self, answer: Arrays) -> str:
         """Return the name of that answer."""
+
+
+@runtime_checkable
+class SavesSettings(Protocol):
+    """A task with settings that the build finds out after its assets were written."""
+
+    def save_settings(self, assets: Path) -> None:
+        """Write the settings of the task as they are now.
+
+        Args:
+            assets: Folder ``assets`` of the bundle.
+        """

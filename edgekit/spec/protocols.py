@@ -26,7 +26,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from edgekit.spec.arrays import Arrays, Encoded, Input, Truth
-from edgekit.spec.capabilities import Explainable, HasConfidence, HasLabels, HasNumbers
+from edgekit.spec.capabilities import Explainable, HasConfidence, HasLabels, HasNumbers, SavesSettings
 from edgekit.spec.content import Content
 from edgekit.spec.metric import Evidence, Metric, Score, additive
 from edgekit.spec.tensor import Signature
@@ -34,7 +34,8 @@ from edgekit.spec.tensor import Signature
 # fmt: off
 __all__ = [
     "Arrays", "Encoded", "Evidence", "Explainable", "HasConfidence", "HasForms", "HasLabels", "HasLimit",
-    "HasNumbers", "Input", "Labelled", "Loop", "Metric", "Modality", "ModalityModule", "Runs", "Score",
+    "HasNumbers", "Input", "Labelled", "Loop", "Metric", "Modality", "ModalityModule", "Remembers", "Runs",
+    "SavesSettings", "Score",
     "Task", "TaskModule", "Truth", "additive",
 ]
 # fmt: on
@@ -147,6 +148,29 @@ class HasLimit(Protocol):
 
         Raises:
             InputError: If the limit has another type or is out of range.
+        """
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A modality that can remember how parts of its inputs were encoded, e.g. the token ids of words.
+
+    The build compares the encodings with and without it, and the task stores the result: its method ``save_settings``
+    writes whether it is on.
+    """
+
+    @property
+    def remembers(self) -> bool:
+        """Whether parts are remembered."""
+
+    def remember(self, on: bool) -> bool:
+        """Remember parts from now on, or stop it and forget them.
+
+        Args:
+            on: Whether to remember.
+
+        Returns:
+            Whether parts are remembered now: no, if the inputs of this model do not allow it.
         """
 
 

@@ -10,12 +10,13 @@ import numpy as np
 from edgekit.spec.errors import InputError
 from edgekit.spec.protocols import Arrays, Encoded, Input, Task
 
-__all__ = ["SHAPES", "difference", "encode_each", "finite", "pack", "spread", "unpack"]
+__all__ = ["SHAPES", "difference", "encode_each", "finite", "is_finite", "pack", "spread", "unpack"]
 
 SHAPES = ".shapes"
 """Suffix of the name under which the shapes of ragged arrays are packed."""
 
 _ENCODE_CHUNK = 32
+_FEW = 16  # Values that Python checks faster than NumPy.
 
 
 def encode_each(task: Task, inputs: Sequence[Input]) -> Iterator[Encoded]:
@@ -135,11 +136,21 @@ def difference(rows: Sequence[Arrays], others: Sequence[Arrays]) -> float:
 
 def finite(rows: Sequence[Arrays]) -> np.ndarray:
     """Return whether all float outputs of each row are finite: bool ``[rows]``."""
-    return np.array([_is_finite(row) for row in rows], bool)
+    return np.array([is_finite(row) for row in rows], bool)
 
 
-def _is_finite(row: Arrays) -> bool:
-    return all(np.isfinite(array).all() for array in row.values() if array.dtype.kind == "f")
+def is_finite(row: Arrays) -> bool:
+    """Return whether all float outputs of a row are finite."""
+    for array in row.values():
+        if array.dtype.kind != "f":
+            continue
+        if array.ndim == 1 and len(array) <= _FEW:
+            # NumPy takes longer to begin than Python for a few values, e.g. the outputs of a classifier.
+            if not all(map(math.isfinite, array.tolist())):
+                return False
+        elif not np.isfinite(array).all():
+            return False
+    return True
 
 
 def _float_names(rows: Sequence[Arrays]) -> list[str]:

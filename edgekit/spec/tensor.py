@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
+
+import numpy as np
 
 __all__ = ["Signature", "TensorSpec", "merge_signatures"]
 
@@ -24,6 +27,16 @@ class TensorSpec:
     dtype: str
     shape: tuple[str | int, ...]
     pad: int | float | None = None
+
+    @cached_property
+    def element(self) -> np.dtype[Any]:
+        """Element type as a NumPy dtype."""
+        return np.dtype(self.dtype)
+
+    @cached_property
+    def row_axes(self) -> tuple[str | int, ...]:
+        """Axes of one row: those after ``batch``."""
+        return self.shape[1:]
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,20 @@ class Signature:
         The first one is the bucketed axis.
         """
         return tuple(dict.fromkeys(axis for _, _, axis in self.places))
+
+    @cached_property
+    def shared_axes(self) -> tuple[str, ...]:
+        """Names of the axes of every input after ``batch``, if all are variable and the same; otherwise empty."""
+        first = self.inputs[0].row_axes if self.inputs else ()
+        names = tuple([axis for axis in first if isinstance(axis, str)])
+        is_shared = len(set(names)) == len(first) and all(spec.row_axes == first for spec in self.inputs)
+        return names if is_shared else ()
+
+    @cached_property
+    def padded_outputs(self) -> frozenset[str]:
+        """Names of the outputs with a variable input axis, whose padding is cut off for each row."""
+        names = [spec.name for spec in self.outputs if not set(self.varying).isdisjoint(spec.row_axes)]
+        return frozenset(names)
 
 
 def merge_signatures(signatures: Sequence[Signature]) -> Signature:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 
 from edgekit.spec.protocols import Arrays, Evidence, Metric, additive
 from edgekit.stats.divergence import kl_sigmoid, kl_softmax
-from edgekit.tasks._head import Head
+from edgekit.tasks._head import FEW_LABELS, Head
 from edgekit.tasks._labels import MULTI_LABEL, SINGLE_LABEL
 
 NO_LABEL = "(none)"
@@ -42,12 +44,16 @@ class _LabelHead(Head):
 
     def target_score(self, outputs: Sequence[Arrays], answer: Arrays) -> np.ndarray:
         """Return the probability of the label that is most probable in ``answer``: float64 ``[rows]``."""
-        target = int(self._numbers([answer])[0].argmax())
+        target = int(self._values([answer])[0].argmax())
         return self._numbers(outputs)[:, target]
 
     def target_name(self, answer: Arrays) -> str:
         """Return the name of the label that is most probable in ``answer``."""
-        return self._names[int(self._numbers([answer])[0].argmax())]
+        return self._names[int(self._values([answer])[0].argmax())]
+
+    @abstractmethod
+    def _numbers(self, outputs: Sequence[Arrays]) -> np.ndarray:
+        """Return the probability of each label, for statistics: float64 ``[rows, labels]``."""
 
     @staticmethod
     def _unless_nan(values: np.ndarray, evidence: np.ndarray) -> Evidence:
@@ -118,6 +124,14 @@ class SingleLabel(_LabelHead):
         x = self._values(outputs).astype(np.float64)
         x = np.exp(x - x.max(axis=1, keepdims=True))
         return np.asarray(x / x.sum(axis=1, keepdims=True))
+
+    def _scores(self, values: np.ndarray, rows: list[list[float]]) -> list[list[float]]:
+        if values.shape[1] <= FEW_LABELS:
+            return [_softmax(row) for row in rows]
+        x = values.astype(np.float32, copy=False)
+        x = np.exp(x - x.max(axis=1, keepdims=True))
+        scores: list[list[float]] = (x / x.sum(axis=1, keepdims=True)).tolist()
+        return scores
 
     def _predict(self, values: Sequence[float]) -> tuple[int, tuple[str, ...]]:
         top = values.index(max(values))
@@ -199,5 +213,27 @@ class MultiLabel(_LabelHead):
     def _numbers(self, outputs: Sequence[Arrays]) -> np.ndarray:
         return np.asarray(np.exp(-np.logaddexp(0.0, -self._values(outputs).astype(np.float64))))
 
+    def _scores(self, values: np.ndarray, rows: list[list[float]]) -> list[list[float]]:
+        if values.shape[1] <= FEW_LABELS:
+            return [list(map(_sigmoid, row)) for row in rows]
+        x = values.astype(np.float32, copy=False)
+        scores: list[list[float]] = np.exp(-np.logaddexp(np.float32(0.0), -x)).tolist()
+        return scores
+
     def _predict(self, values: Sequence[float]) -> tuple[int, tuple[str, ...]]:
-        return values.index(max(values)), self._select([value > 0.5 for value in values])
+        return values.index(max(values)), self._select([value > 0.0 for value in values])
+
+
+def _softmax(values: Sequence[float]) -> list[float]:
+    """Return the softmax of the outputs of a row."""
+    top = max(values)
+    # No exponent is positive and one is 0, so finite outputs give neither infinity nor NaN.
+    exponentials = [math.exp(value - top) for value in values]
+    total = sum(exponentials)
+    return [exponential / total for exponential in exponentials]
+
+
+def _sigmoid(value: float) -> float:
+    """Return the sigmoid of an output. The exponent is never positive, so nothing overflows."""
+    exponential = math.exp(-abs(value))
+    return 1.0 / (1.0 + exponential) if value >= 0.0 else exponential / (1.0 + exponential)

@@ -89,8 +89,8 @@ class Regression(Head):
         """Return the name of the first number."""
         return self._names[0]
 
-    def _numbers(self, outputs: Sequence[Arrays]) -> np.ndarray:
-        return self._values(outputs).astype(np.float64)
+    def _scores(self, values: np.ndarray, rows: list[list[float]]) -> list[list[float]]:
+        return rows
 
     def _predict(self, values: Sequence[float]) -> tuple[int, tuple[str, ...]]:
         return 0, ()

@@ -7,7 +7,7 @@ and regression.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgekit.modalities.text import Text, TextEncoder, TextModality, check_ids
@@ -48,6 +48,8 @@ class Settings:
         pads: Padding value of each input.
         truncation_side: Side where a text that is too long is cut, ``right`` or ``left``.
         tables: Number of rows of the embedding table behind each input of ids; inputs with an unknown table are absent.
+        remembers_words: Whether a session remembers the token ids of words: true if the build has found that they give
+            the ids of texts. Bundles of earlier releases do not state it.
     """
 
     problem_type: str
@@ -57,6 +59,7 @@ class Settings:
     pads: Mapping[str, int] = field(default_factory=dict)
     truncation_side: str = "right"
     tables: Mapping[str, int] = field(default_factory=dict)
+    remembers_words: bool = field(default=False, metadata={"unless_empty": True})
 
     @property
     def takes_pairs(self) -> bool:
@@ -111,6 +114,10 @@ class TextClassification(Head):
         """
         return list(self.modality.encoder(list(inputs)))
 
+    def save_settings(self, assets: Path) -> None:
+        """Write ``assets/task.json``, with whether words are remembered now."""
+        write_settings(replace(self.settings, remembers_words=self.modality.remembers), assets)
+
     def check_signature(self, signature: Signature, shapes: Sequence[int] = ()) -> None:
         """Compare the settings with the graph's inputs and outputs, when a bundle is opened.
 
@@ -143,9 +150,9 @@ class TextClassification(Head):
         check_ids(feeds, self.settings.tables, None)
 
     def _make_answer(
-        self, label: str, score: float, scores: Mapping[str, float], labels: tuple[str, ...], source: Encoded
+        self, label: str, score: float, scores: Sequence[float], labels: tuple[str, ...], source: Encoded
     ) -> Classification:
-        return Classification(label, score, scores, labels, source.truncated)
+        return Classification.of_row(label, score, self._names, scores, labels, truncated=source.truncated)
 
 
 class TextSingleLabel(TextClassification, SingleLabel):
@@ -192,6 +199,7 @@ def load(assets: Content) -> TextSingleLabel | TextMultiLabel | TextRegression:
         settings.max_length,
         settings.truncation_side,
         tables=settings.tables,
+        remembers_words=settings.remembers_words,
     )
     return bind(settings, encode)
 

@@ -17,7 +17,8 @@ from fake_jetson import write
 from edgekit import backends
 from edgekit.drivers import cuda_api
 from edgekit.machine import fingerprint as module
-from edgekit.machine.fingerprint import Limits, fingerprint, governor, limits
+from edgekit.machine.control_groups import Limits, limits
+from edgekit.machine.fingerprint import fingerprint, governor
 from edgekit.spec.digests import code_digest
 from edgekit.spec.distribution import DISTRIBUTION
 from edgekit.spec.parsing import plain

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from refusals import refused
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 import edgekit
+from edgekit.modalities import limits
 from edgekit.modalities.limits import check_rows
 from edgekit.modalities.text import TextEncoder
 
@@ -320,3 +323,55 @@ def test_texts_of_other_types(encode):
     ):
         with refused("input-type"):
             encode([wrong])
+
+
+# ---- ten million characters
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
+@pytest.mark.parametrize("chunk", [1, 2, 7, 4096])
+def test_the_part_that_is_read_does_not_depend_on_chunks(monkeypatch, file, left, chunk):
+    """Against one regular expression for the whole text."""
+    monkeypatch.setattr(limits, "_CHUNK", chunk)
+    pieces = ["a", "bc", " ", "  ", "\n", " " * 9, "\x0b", "\x85", "\x1c ", "\u3000", ",", "\U0001f600"]
+    rng = random.Random(chunk)
+    for _ in range(400):
+        text = "".join(rng.choices(pieces, k=rng.randint(1, 30)))
+        most = rng.randint(1, 40)
+        whole = re.sub(r"([^\S\x0b\x0c\x1c-\x1f\x85])[^\S\x0b\x0c\x1c-\x1f\x85]+", r"\1", text)
+        part = limits._take_collapsed(text, most, left)
+        if len(whole) > most:
+            assert len(part) > most
+            part, whole = (part[-most - 1 :], whole[-most - 1 :]) if left else (part[: most + 1], whole[: most + 1])
+        blank = re.compile(r"\s")
+        assert blank.sub("_", part) == blank.sub("_", whole)
+        assert left or part == whole, "of a run of blanks the first one stays"
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("chars", ["x", " ", " \n\t ", "film ", "\U0001f600", "\u3000"])
+def test_no_more_of_a_text_is_looked_at_than_the_limit_needs(file, side, chars):
+    """The work is counted, not timed: characters that regular expressions and copies see."""
+    text = Counting(chars * (10_000_000 // len(chars)))
+    encode = TextEncoder(file, FIELDS, small.MAX_LENGTH, side)
+    if chars.isspace():
+        assert len(encode([text])[0].arrays["input_ids"]) == 2
+        assert text.seen <= len(text) + 2 * 4096
+    else:
+        with refused("text-too-long"):
+            encode([text])
+        assert text.seen <= LIMIT + 2 * 4096
+
+
+class Counting(str):
+    """A text that counts the characters that are taken from it."""
+
+    seen = 0
+
+    def __getitem__(self, key):
+        part = super().__getitem__(key)
+        self.seen += len(part)
+        return part
+
+    def encode(self, *arguments):
+        raise AssertionError("the whole text is encoded")

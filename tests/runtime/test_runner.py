@@ -227,6 +227,41 @@ def test_rows_take_the_type_of_the_signature():
     assert {name: array.dtype.name for name, array in feeds.items()} == {"image": "float32", "offset": "int64"}
 
 
+PAIR = Signature(
+    "forward",
+    (TensorSpec("ids", "int64", ("batch", "sequence"), 9), TensorSpec("mask", "int64", ("batch", "sequence"), 0)),
+    (),
+)
+
+
+@pytest.mark.parametrize(
+    ("ids", "mask"),
+    [
+        (np.arange(5), np.ones(5, np.int64)),
+        (np.arange(5), np.ones(3, np.int64)),
+        (np.arange(2), np.ones(3, np.int64)),
+        (np.zeros(0, np.int64), np.zeros(0, np.int64)),
+        (np.arange(5, dtype=np.int32), np.ones(5, np.int64)),
+        (np.arange(5), np.ones(5, np.int16)),
+    ],
+)
+def test_a_single_row_is_fed_as_it_is_among_others(ids, mask):
+    row = {"ids": ids, "mask": mask, "beside": ids}
+    alone, doubled = single.collate(PAIR, [row]), single.collate(PAIR, [row, row])
+    size = max(1, len(ids), len(mask))
+    for name in ("ids", "mask"):
+        assert alone[name].shape == (1, size)
+        assert alone[name].dtype == np.int64
+        np.testing.assert_array_equal(alone[name], doubled[name][:1])
+    assert list(alone) == ["ids", "mask"]
+
+
+def test_a_single_row_of_another_rank_is_refused():
+    row = {"ids": np.zeros((2, 5), np.int64), "mask": np.zeros((2, 5), np.int64)}
+    with refused("input-shape", "ids"):
+        single.collate(PAIR, [row])
+
+
 def test_feeds_for_calibration_are_those_of_a_call():
     rows, engine = (
         ragged.token_rows((3, 5)),

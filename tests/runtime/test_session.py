@@ -20,6 +20,7 @@ from refusals import refused
 import edgekit
 from edgekit import BackendError, EdgekitError, InputError, IntegrityError
 from edgekit.bundle.trust import open_bundle
+from edgekit.machine.cpu import cpus
 from edgekit.runtime import choice, golden
 
 TEXTS = [
@@ -315,6 +316,17 @@ def test_the_answer_does_not_depend_on_the_threads_of_a_call(float32_bundle, exp
 def test_a_number_of_threads_that_is_none(float32_ort, threads):
     with refused("threads-out-of-range", f"{threads}"):
         edgekit.load(float32_ort, threads=threads)
+
+
+def test_more_threads_than_cpus_run_with_a_warning(float32_ort, caplog):
+    most = cpus()
+    with edgekit.load(float32_ort, threads=most) as opened:
+        assert opened("a").label
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    with edgekit.load(float32_ort, threads=most + 5) as opened:
+        assert opened("a").label
+        assert opened.info.threads == most + 5
+    assert f"threads={most + 5}" in caplog.text
 
 
 # ---- its life

@@ -58,15 +58,23 @@ def collate(signature: Signature, rows: Sequence[Arrays], shapes: Sequence[int] 
     Raises:
         InputError: If the fixed axes of an array differ from the signature.
     """
+    if len(rows) == 1 and not shapes:
+        ready = _batch_of_one(signature, rows[0])
+        if ready is not None:
+            return ready
     sizes = _largest_sizes(signature, rows)
     if shapes and len(rows) == 1 and sizes:
         axis = next(iter(sizes))
         sizes[axis] = next((edge for edge in shapes if edge >= sizes[axis]), sizes[axis])
+    shapes_by_axes: dict[tuple[str | int, ...], tuple[int, ...]] = {}
     feeds = {}
     for spec in signature.inputs:
-        arrays = [row[spec.name] for row in rows]
-        shape = tuple([_axis_size(axis, sizes) for axis in spec.shape[1:]])
-        feeds[spec.name] = _stack(spec, arrays, shape)
+        axes = spec.row_axes
+        # Inputs often share their axes, e.g. token ids and their mask.
+        shape = shapes_by_axes.get(axes)
+        if shape is None:
+            shape = shapes_by_axes[axes] = tuple([_axis_size(axis, sizes) for axis in axes])
+        feeds[spec.name] = _stack(spec, [row[spec.name] for row in rows], shape)
     return feeds
 
 
@@ -81,14 +89,14 @@ def split(signature: Signature, rows: Sequence[Arrays], outputs: Mapping[str, An
     Returns:
         Arrays by output name without the batch axis, for each row.
     """
-    cuts = [(spec.name, spec.shape[1:]) for spec in signature.outputs]
-    ragged = any(axis in signature.varying for _, axes in cuts for axis in axes)
+    padded = signature.padded_outputs
     answers: list[Arrays] = []
     for index, row in enumerate(rows):
-        answer = {name: np.asarray(outputs[name])[index] for name, _ in cuts}
-        if ragged:
-            sizes = _largest_sizes(signature, [row], least=0)
-            answer = {name: _remove_padding(answer[name], axes, sizes) for name, axes in cuts}
+        answer = {}
+        sizes = _largest_sizes(signature, [row], least=0) if padded else {}
+        for spec in signature.outputs:
+            array = np.asarray(outputs[spec.name])[index]
+            answer[spec.name] = _remove_padding(array, spec.row_axes, sizes) if spec.name in padded else array
         answers.append(answer)
     return answers
 
@@ -139,17 +147,37 @@ def _largest_sizes(signature: Signature, rows: Sequence[Arrays], least: int = 1)
     return sizes
 
 
+def _batch_of_one(signature: Signature, row: Arrays) -> dict[str, np.ndarray] | None:
+    """Return the feeds of a row whose arrays need no change, without a copy; None for any other row.
+
+    It is for graphs whose inputs all have the same variable axes, e.g. token ids and their mask.
+    """
+    axes = signature.shared_axes
+    if not axes:
+        return None
+    shape = row[signature.inputs[0].name].shape
+    if len(shape) != len(axes) or 0 in shape:
+        return None
+    feeds = {}
+    for spec in signature.inputs:
+        array = row[spec.name]
+        if array.shape != shape or array.dtype != spec.element:
+            return None
+        feeds[spec.name] = array[None]
+    return feeds
+
+
 def _stack(spec: TensorSpec, arrays: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     """Stack arrays into one of shape ``[batch, *shape]``, padded where they are smaller."""
-    if arrays[0].shape == shape and (len(arrays) == 1 or all(array.shape == shape for array in arrays)):
+    if all(array.shape == shape for array in arrays):
         stacked = arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
-        return stacked if stacked.dtype == spec.dtype else stacked.astype(spec.dtype)
-    padded = np.full((len(arrays), *shape), 0 if spec.pad is None else spec.pad, spec.dtype)
+        return stacked if stacked.dtype == spec.element else stacked.astype(spec.element)
+    padded = np.full((len(arrays), *shape), 0 if spec.pad is None else spec.pad, spec.element)
     for target, array in zip(padded, arrays, strict=True):
         if array.ndim != len(shape) or any(
-            isinstance(axis, int) and axis != n for axis, n in zip(spec.shape[1:], array.shape, strict=True)
+            isinstance(axis, int) and axis != n for axis, n in zip(spec.row_axes, array.shape, strict=True)
         ):
-            expected = f"{spec.dtype} [{', '.join(map(str, spec.shape[1:]))}]"
+            expected = f"{spec.dtype} [{', '.join(map(str, spec.row_axes))}]"
             raise InputError(
                 f"Input '{spec.name}' of a row is {array.dtype} {list(array.shape)}, expected {expected}. "
                 "Pass an array of the graph's shape.",
