@@ -10,6 +10,7 @@ The modules of this folder are the registry; no list has to be kept. A backend m
 ``ENGINES``                            ``""``: the backend runs the graph file. ``"device"``: it runs an engine that is
                                        compiled on the target device. ``"host"``: its engines can be compiled on any
                                        machine.
+``GRAPH``                              Suffix of the graph files that the backend reads: ``.onnx`` or ``.tflite``.
 ``check_target(target)``               Raise early if a target cannot be served; the message names the remedy.
 ``check_here()``                       Raise if this machine cannot run the backend, without loading vendor libraries.
 ``open_device(device, threads,         Return a :class:`Device`.
@@ -166,6 +167,7 @@ class Backend(Protocol):
     PACKAGES: tuple[str, ...]
     STATIC_SHAPES: bool
     ENGINES: str
+    GRAPH: str
 
     def check_target(self, target: Target) -> None:
         """Raise if this backend cannot serve the target."""
