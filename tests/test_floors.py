@@ -61,6 +61,7 @@ ALLOWED = {
     "onnxruntime": {"export", "quantize", "compress", "backends"},
     "openvino": {"backends"},
     "ai_edge_litert": {"backends", "quantize"},
+    "flatbuffers": {"quantize"},
     "tensorrt": {"backends"},
     "tensorrt_rtx": {"backends"},
     "tensorrt_rtx_bindings": {"backends"},

@@ -121,13 +121,13 @@ class Graph:
         return pairs
 
 
-def layer(version=9, key="forward", **rest) -> bytes:
+def layer(operator=9, key="forward", **rest) -> bytes:
     """Graph of the backend's self-test: one INT8 layer."""
     graph = Graph()
     rows = graph.tensor("rows", (None, selftest.INPUTS))
     products = graph.tensor("products", (None, selftest.OUTPUTS))
     weights, scales = selftest.layer()
-    graph.linear(rows, weights, products, scales=scales, version=version)
+    graph.linear(rows, weights, products, scales=scales, version=operator)
     return graph.content([rows], [products], key, **rest)
 
 

@@ -33,7 +33,7 @@ from edgekit.spec.errors import BackendError
 from edgekit.spec.registry import version_of
 from edgekit.spec.subject import Fingerprint
 
-__all__ = ["Limits", "fingerprint", "governor", "limits"]
+__all__ = ["Limits", "fingerprint", "governor", "limits", "memory_limit"]
 
 _OTHER_PACKAGES = ("numpy", "tokenizers")
 """Packages besides the backend that a call spends time in."""
@@ -150,6 +150,18 @@ def limits(root: Path = Path("/")) -> Limits:
         memory_mb=min((size for size in memory_limits if 0 < size < machine_mb), default=0),
         throttled=throttled,
     )
+
+
+def memory_limit(root: Path = Path("/")) -> int:
+    """Return the memory that this process may use, in bytes: that of the machine, or less by its control groups.
+
+    It is 2**60 where the system does not tell.
+
+    Args:
+        root: Root of the kernel's files.
+    """
+    sizes = (int(mebibytes(root / "proc/meminfo", "MemTotal")), limits(root).memory_mb)
+    return min(filter(None, sizes), default=2**40) * 2**20
 
 
 def _locked_clocks(clock: Clock | None) -> list[str]:

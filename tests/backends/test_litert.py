@@ -77,7 +77,7 @@ def test_the_number_of_threads_changes_no_bit(engine):
 def test_precisions(engine, device, tmp_path):
     assert engine.precisions() == ["int8"]
     # XNNPACK 2.3.0 skips an INT8 layer of version 8, without a word.
-    skipped = device.load(write(tmp_path, tflite().layer(version=8)), selftest.SIGNATURE)
+    skipped = device.load(write(tmp_path, tflite().layer(operator=8)), selftest.SIGNATURE)
     assert skipped.precisions() == ["interpreted"]
     assert not backends.is_int8(backends.summary(skipped.precisions()))
 
@@ -88,7 +88,7 @@ def test_the_self_test_finds(monkeypatch, fault, tmp_path):
     if fault == "refused":
         monkeypatch.setattr(selftest, "GRAPH", write(tmp_path, b"no graph"))
     elif fault == "skipped":
-        monkeypatch.setattr(selftest, "GRAPH", write(tmp_path, tflite().layer(version=8)))
+        monkeypatch.setattr(selftest, "GRAPH", write(tmp_path, tflite().layer(operator=8)))
     else:
 
         class Wrong(selftest.Interpreted):
