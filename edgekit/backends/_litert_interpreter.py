@@ -34,11 +34,13 @@ class _Input:
     Attributes:
         index: Index of the tensor in the interpreter.
         dtype: Element type in the file.
+        limits: Least and largest value of an integer type.
         is_single: True if the graph takes one row a call where the signature has an axis of any size.
     """
 
     index: int
     dtype: np.dtype[Any]
+    limits: tuple[int, int]
     is_single: bool
 
 
@@ -90,7 +92,9 @@ class Interpreted:
         for name, details in inputs.items():
             sizes = details["shape_signature"]
             is_single = bool(len(sizes)) and isinstance(specs[name].shape[0], str) and int(sizes[0]) == 1
-            self._inputs[name] = _Input(details["index"], np.dtype(details["dtype"]), is_single)
+            dtype = np.dtype(details["dtype"])
+            limits = (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.kind in "iu" else (0, 0)
+            self._inputs[name] = _Input(details["index"], dtype, limits, is_single)
         self._outputs = {spec.name: outputs[spec.name]["index"] for spec in signature.outputs}
         self._is_single = any(value.is_single for value in self._inputs.values())
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -114,9 +118,10 @@ class Interpreted:
                 raise BackendError(
                     f"{self._graph_name} needs the input '{name}', but only {', '.join(sorted(feeds))} were passed. "
                     "Pass all inputs of the signature.",
-                    code="graph-run-failed",
+                    code="graph-input",
                 )
-            arrays[name] = self._cast(name, np.asarray(feeds[name]), value.dtype)
+            array = np.asarray(feeds[name])
+            arrays[name] = array if array.dtype == value.dtype else self._cast(name, array)
         try:
             if self._is_single:
                 return self._run_rows(arrays)
@@ -154,22 +159,21 @@ class Interpreted:
         interpreter.invoke()
         return {name: interpreter.get_tensor(index) for name, index in self._outputs.items()}
 
-    def _cast(self, name: str, array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    def _cast(self, name: str, array: np.ndarray) -> np.ndarray:
         """Return an array in the type of the file; ids are int64 for the caller and int32 in the file."""
-        if array.dtype == dtype:
-            return array
+        dtype = self._inputs[name].dtype
         if array.dtype.kind not in "iu" or dtype.kind not in "iu":
             raise BackendError(
                 f"The input '{name}' of {self._graph_name} is {array.dtype}, expected {dtype}. Pass that type.",
-                code="graph-run-failed",
+                code="graph-input",
             )
-        cast = array.astype(dtype)
-        if not np.array_equal(cast, array):
+        least, largest = self._inputs[name].limits
+        if array.size and not (least <= array.min() and array.max() <= largest):
             raise BackendError(
                 f"The input '{name}' of {self._graph_name} has a value outside {dtype}. Pass smaller values.",
-                code="graph-run-failed",
+                code="graph-input",
             )
-        return cast
+        return array.astype(dtype)
 
 
 def executed_precisions(interpreter: Any) -> list[str]:

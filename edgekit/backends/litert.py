@@ -6,6 +6,7 @@ call, and the second one is made when two calls first overlap.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import platform
 import threading
@@ -178,6 +179,7 @@ class LiteRtEngine(ForkAware):
         self._signature = signature
         self._idle = [Interpreted(device.open(source), signature, source.name)]
         self._count = 1
+        self._waiting = 0
         self._is_closed = False
         self._changed = threading.Condition()
         super().__init__()
@@ -185,6 +187,7 @@ class LiteRtEngine(ForkAware):
     def after_fork(self) -> None:
         """Keep the idle interpreters, with a lock that no thread of the parent holds."""
         self._changed = threading.Condition()
+        self._waiting = 0
         self._count = len(self._idle)
 
     def run(self, feeds: Feeds, keep: Collection[str] = ()) -> dict[str, np.ndarray]:
@@ -203,19 +206,39 @@ class LiteRtEngine(ForkAware):
         try:
             return interpreted.run(feeds)
         finally:
+            self._put_back(interpreted)
+
+    def _put_back(self, interpreted: Interpreted) -> None:
+        if not self._is_closed:
+            self._idle.append(interpreted)
+        if self._waiting:  # A thread counts itself before it looks for an idle interpreter for the last time.
             with self._changed:
-                if not self._is_closed:
-                    self._idle.append(interpreted)
                 self._changed.notify()
 
     def _take(self) -> Interpreted:
         """Return an idle interpreter; open one if fewer than the device's streams are in use, else wait."""
+        try:
+            return self._idle.pop()  # It is atomic, and needs no lock.
+        except IndexError:
+            interpreted = self._wait()
+        return self._open_another() if interpreted is None else interpreted
+
+    def _wait(self) -> Interpreted | None:
+        """Wait for an idle interpreter. Return None, and count one more, if another may be opened."""
         with self._changed:
-            while not self._idle and self._count >= self._device.streams:
-                self._changed.wait()
-            if self._idle:
-                return self._idle.pop()
+            self._waiting += 1
+            try:
+                while self._count >= self._device.streams:
+                    with contextlib.suppress(IndexError):  # Another thread may be faster.
+                        return self._idle.pop()
+                    self._changed.wait()
+            finally:
+                self._waiting -= 1
             self._count += 1
+        return None
+
+    def _open_another(self) -> Interpreted:
+        """Return a further interpreter, which is counted already."""
         try:
             return Interpreted(self._device.open(self._source, again=True), self._signature, self._source.name)
         except BaseException:

@@ -178,11 +178,11 @@ def test_inputs_of_other_types_are_cast_or_refused(device, tmp_path):
     engine = device.load(write(tmp_path, graph.content([first, second], [total])), signature)
     ids = np.array([[1, 2, 2**31 - 2]])
     np.testing.assert_array_equal(engine.run({"ids": ids, "more": np.ones_like(ids)})["total"], ids + 1)
-    with refused("graph-run-failed"):
+    with refused("graph-input"):
         engine.run({"ids": ids + 2, "more": ids})
-    with refused("graph-run-failed"):
+    with refused("graph-input"):
         engine.run({"ids": ids.astype(np.float32), "more": ids})
-    with refused("graph-run-failed"):
+    with refused("graph-input"):
         engine.run({"ids": ids})
     np.testing.assert_array_equal(engine.run({"ids": ids, "more": 0 * ids})["total"], ids)
 
@@ -236,23 +236,23 @@ def test_devices_and_settings_that_are_refused(device):
         litert.check_target(load_target("gpu"))
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_forked_child_uses_what_its_parent_loaded(threads):
-    code = f"""
+def test_a_forked_child_uses_what_its_parent_loaded():
+    code = """
 import os
 import numpy as np
 from edgekit.backends import _litert_selftest as selftest, litert
 rows = np.random.default_rng(5).normal(size=(64, selftest.INPUTS)).astype(np.float32)
-device = litert.open_device("cpu", {threads}, streams=1)
-engine = device.load(selftest.GRAPH, selftest.SIGNATURE)
-expected = engine.run({{"rows": rows}})["products"]
-busy = engine._take()  # as in a call of another thread at the fork
-engine._changed.acquire()
-if (child := os.fork()) == 0:
-    for size in (64, 3):
-        assert np.array_equal(engine.run({{"rows": rows[:size]}})["products"], expected[:size])
-    engine.close()
-    os._exit(0)
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+for threads in (1, 2):
+    engine = litert.open_device("cpu", threads).load(selftest.GRAPH, selftest.SIGNATURE)
+    expected = engine.run({"rows": rows})["products"]
+    if threads == 2:
+        busy = engine._take()  # as in a call of another thread at the fork
+        engine._changed.acquire()
+    if (child := os.fork()) == 0:
+        for size in (64, 3):
+            assert np.array_equal(engine.run({"rows": rows[:size]})["products"], expected[:size])
+        engine.close()
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    assert small.python(code, timeout=60).stdout.split() == [b"0"]
+    assert small.python(code, timeout=240).stdout.split() == [b"0", b"0"]

@@ -45,7 +45,13 @@ def schema() -> ModuleType:
 def _type_of(dtype: np.dtype[Any]) -> int:
     """Return the number of an element type in the schema."""
     kinds = schema().TensorType
-    names = {"float32": kinds.FLOAT32, "int32": kinds.INT32, "int8": kinds.INT8, "uint8": kinds.UINT8, "bool": kinds.BOOL}
+    names = {
+        "float32": kinds.FLOAT32,
+        "int32": kinds.INT32,
+        "int8": kinds.INT8,
+        "uint8": kinds.UINT8,
+        "bool": kinds.BOOL,
+    }
     return int(names[dtype.name])
 
 

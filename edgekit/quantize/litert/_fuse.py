@@ -207,7 +207,9 @@ def fuse_lookups(graph: ir.Graph) -> int:
     count = 0
     for node in list(graph):
         centred = find_producer(node.inputs[0], "Sub") if node.op_type == "Mul" else None
-        cast = None if centred is None or number(centred.inputs[1]) != OFFSET else find_producer(centred.inputs[0], "Cast")
+        cast = (
+            None if centred is None or number(centred.inputs[1]) != OFFSET else find_producer(centred.inputs[0], "Cast")
+        )
         lookup = None if cast is None or cast.inputs[0] is None else cast.inputs[0].producer()
         if lookup is None or lookup.op_type not in ("Gather", "Slice"):
             continue

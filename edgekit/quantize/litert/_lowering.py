@@ -107,9 +107,7 @@ class Lowering:
     def is_known(self, node: ir.Node) -> bool:
         """Return whether all outputs of a node are constants or sizes, which no operator has to compute."""
         observed = self.observed
-        return all(
-            observed.constant(value) is not None or observed.sizes(value) is not None for value in node.outputs
-        )
+        return all(observed.constant(value) is not None or observed.sizes(value) is not None for value in node.outputs)
 
     def array(self, array: np.ndarray) -> int:
         """Add a constant in the type that the file has for it: INT64 becomes INT32, and FLOAT16 becomes FLOAT32."""
@@ -139,7 +137,13 @@ class Lowering:
         self.file.operator(name, inputs, outputs, version, **options)
 
     def step(
-        self, name: str, inputs: Sequence[int], shape: Sequence[Size], version: int = 1, dtype: Any = np.float32, **options: Any
+        self,
+        name: str,
+        inputs: Sequence[int],
+        shape: Sequence[Size],
+        version: int = 1,
+        dtype: Any = np.float32,
+        **options: Any,
     ) -> int:
         """Add an operator that computes an intermediate tensor, and return the tensor."""
         output = self.temporary(shape, dtype)
@@ -228,9 +232,7 @@ class Lowering:
             bounds = [self.vector([place]), self.vector([place + 1]), self.vector([1])]
             inputs = [self._sizes["shape", tensor], *bounds]
             mask = 1 if rank == 0 else 0
-            self._sizes[key] = self.step(
-                "STRIDED_SLICE", inputs, [Size(1)] * rank, dtype=np.int32, shrinkAxisMask=mask
-            )
+            self._sizes[key] = self.step("STRIDED_SLICE", inputs, [Size(1)] * rank, dtype=np.int32, shrinkAxisMask=mask)
         return self._sizes[key]
 
 
