@@ -34,13 +34,11 @@ class _Input:
     Attributes:
         index: Index of the tensor in the interpreter.
         dtype: Element type in the file.
-        limits: Least and largest value of an integer type.
         is_single: True if the graph takes one row a call where the signature has an axis of any size.
     """
 
     index: int
     dtype: np.dtype[Any]
-    limits: tuple[int, int]
     is_single: bool
 
 
@@ -93,8 +91,7 @@ class Interpreted:
             sizes = details["shape_signature"]
             is_single = bool(len(sizes)) and isinstance(specs[name].shape[0], str) and int(sizes[0]) == 1
             dtype = np.dtype(details["dtype"])
-            limits = (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.kind in "iu" else (0, 0)
-            self._inputs[name] = _Input(details["index"], dtype, limits, is_single)
+            self._inputs[name] = _Input(details["index"], dtype, is_single)
         self._outputs = {spec.name: outputs[spec.name]["index"] for spec in signature.outputs}
         self._is_single = any(value.is_single for value in self._inputs.values())
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -167,13 +164,13 @@ class Interpreted:
                 f"The input '{name}' of {self._graph_name} is {array.dtype}, expected {dtype}. Pass that type.",
                 code="graph-input",
             )
-        least, largest = self._inputs[name].limits
-        if array.size and not (least <= array.min() and array.max() <= largest):
+        cast = array.astype(dtype)
+        if cast.astype(array.dtype).tobytes() != array.tobytes():  # A fifth of the time of array_equal for a row.
             raise BackendError(
                 f"The input '{name}' of {self._graph_name} has a value outside {dtype}. Pass smaller values.",
                 code="graph-input",
             )
-        return array.astype(dtype)
+        return cast
 
 
 def executed_precisions(interpreter: Any) -> list[str]:
