@@ -107,9 +107,7 @@ class Lowering:
     def is_known(self, node: ir.Node) -> bool:
         """Return whether all outputs of a node are constants or sizes, which no operator has to compute."""
         observed = self.observed
-        return all(
-            observed.constant(value) is not None or observed.sizes(value) is not None for value in node.outputs
-        )
+        return all(observed.constant(value) is not None or observed.sizes(value) is not None for value in node.outputs)
 
     def array(self, array: np.ndarray) -> int:
         """Add a constant in the type that the file has for it: INT64 becomes INT32, and FLOAT16 becomes FLOAT32."""
@@ -139,7 +137,13 @@ class Lowering:
         self.file.operator(name, inputs, outputs, version, **options)
 
     def step(
-        self, name: str, inputs: Sequence[int], shape: Sequence[Size], version: int = 1, dtype: Any = np.float32, **options: Any
+        self,
+        name: str,
+        inputs: Sequence[int],
+        shape: Sequence[Size],
+        version: int = 1,
+        dtype: Any = np.float32,
+        **options: Any,
     ) -> int:
         """Add an operator that computes an intermediate tensor, and return the tensor."""
         output = self.temporary(shape, dtype)
@@ -151,7 +155,7 @@ class Lowering:
 
         Args:
             node: Node.
-            reason: What is unusual about it, e.g. ``a scale of more than one value``.
+            reason: Property that is not supported, e.g. ``an axis other than the last``.
         """
         return QuantizeError(
             f"The operator {node.op_type} of the node '{node.name}' has {reason}, which the writer of LiteRT graphs "
@@ -228,9 +232,7 @@ class Lowering:
             bounds = [self.vector([place]), self.vector([place + 1]), self.vector([1])]
             inputs = [self._sizes["shape", tensor], *bounds]
             mask = 1 if rank == 0 else 0
-            self._sizes[key] = self.step(
-                "STRIDED_SLICE", inputs, [Size(1)] * rank, dtype=np.int32, shrinkAxisMask=mask
-            )
+            self._sizes[key] = self.step("STRIDED_SLICE", inputs, [Size(1)] * rank, dtype=np.int32, shrinkAxisMask=mask)
         return self._sizes[key]
 
 
@@ -243,5 +245,7 @@ def narrow(array: np.ndarray) -> np.ndarray:
     """Return an array in the type that a file has for it. Numbers beyond INT32 stand for no limit, and are cut."""
     if array.dtype == np.int64:
         limits = np.iinfo(np.int32)
-        return np.clip(array, limits.min, limits.max).astype(np.int32)
-    return array.astype(narrow_type(array.dtype))
+        cut: np.ndarray = np.clip(array, limits.min, limits.max)
+        return cut.astype(np.int32)
+    result: np.ndarray = array.astype(narrow_type(array.dtype))
+    return result
