@@ -1,11 +1,12 @@
 """Writer of TensorFlow Lite files for the runtime LiteRT, from cleaned ONNX graphs.
 
 A graph in float32 or of the method ``dynamic_rows`` is lowered operator by operator. One graph serves rows of all
-lengths: the caller resizes its inputs, and no tensor becomes dynamic, so that XNNPACK takes the operators that cost time.
+lengths: the caller resizes its inputs. No tensor becomes dynamic, so that XNNPACK takes the operators that cost time.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import onnx_ir as ir
@@ -17,11 +18,34 @@ from edgekit.quantize.litert._fuse import fuse
 from edgekit.quantize.litert._lowering import Lowering, narrow_type, table
 from edgekit.quantize.litert._sizes import observe
 from edgekit.spec.errors import QuantizeError
+from edgekit.spec.graph import GraphSet
 from edgekit.spec.tensor import Signature
 
-__all__ = ["write"]
+__all__ = ["SUFFIX", "convert", "write"]
+
+SUFFIX = ".tflite"
+"""End of the file names of TensorFlow Lite files."""
 
 _LOWERINGS = (_arithmetic, _layers, _shapes)  # They enter their functions into the table.
+
+
+def convert(graphs: GraphSet, out: Path, batch: int | None = None) -> GraphSet:
+    """Write all graphs of a set as TensorFlow Lite files.
+
+    Args:
+        graphs: Graphs as ONNX files.
+        out: Folder for the new files, which have the names of the graphs.
+        batch: Number of rows of a call, see :func:`write`.
+
+    Returns:
+        The set with the paths of the new files.
+    """
+    converted = []
+    for graph in graphs.graphs:
+        path = out / graph.path.with_suffix(SUFFIX).name
+        write(graph.path, graph.signature, path, batch)
+        converted.append(dataclasses.replace(graph, path=path))
+    return dataclasses.replace(graphs, graphs=tuple(converted))
 
 
 def write(path: Path, signature: Signature, out: Path, batch: int | None = None) -> None:

@@ -59,12 +59,14 @@ def identity(graph: Lowering, node: ir.Node) -> None:
 @table.add("Cast")
 def cast(graph: Lowering, node: ir.Node) -> None:
     """Lower a conversion; between types that the file does not tell apart it is none."""
-    source = narrow_type(graph.observed.dtype(node.inputs[0]))
+    value = node.inputs[0]
+    assert value is not None
+    source = narrow_type(graph.observed.dtype(value))
     target = narrow_type(graph.observed.dtype(node.outputs[0]))
     if source == target:
         identity(graph, node)
     else:
-        graph.operator("CAST", [graph.tensor(node.inputs[0])], node)
+        graph.operator("CAST", [graph.tensor(value)], node)
 
 
 @table.add("CumSum", data=(0,))

@@ -10,11 +10,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import BackendError, QuantizeError
 
 __all__ = ["File", "schema"]
@@ -25,7 +25,7 @@ _LARGEST = 2**31 - 2**20  # A flatbuffer has 32-bit offsets; a runtime maps no l
 
 
 @functools.cache
-def schema() -> ModuleType:
+def schema() -> Any:
     """Return the module with the classes of the schema.
 
     Raises:
@@ -36,7 +36,7 @@ def schema() -> ModuleType:
     except ImportError as error:
         raise BackendError(
             "Writing a graph for LiteRT needs the packages ai-edge-litert and flatbuffers. "
-            "Run: pip install 'edgekit[litert]'",
+            f"Run: {install_hint('build')}",
             code="backend-not-installed",
         ) from error
     return schema_py_generated

@@ -18,9 +18,12 @@ from edgekit.quantize._embeddings import OFFSET
 from edgekit.quantize.graphs import constant, find_producer, initializer, number, only_user, replace, sweep
 from edgekit.quantize.litert._sizes import Observed
 
-__all__ = ["DOMAIN", "fuse"]
+__all__ = ["DOMAIN", "MOST_PARTS", "fuse"]
 
 DOMAIN = "litert"
+
+MOST_PARTS = 4
+"""Largest number of parts of a SPLIT that XNNPACK takes."""
 
 
 def fuse(model: ir.Model, observed: Observed) -> None:
@@ -35,6 +38,8 @@ def fuse(model: ir.Model, observed: Observed) -> None:
     fold_scales(graph)
     fuse_linears(graph)
     fuse_products(graph, observed)
+    sweep(model)  # The transposed keys have no reader left, and would look like one of the packed projection.
+    fuse_heads(graph, observed)
     fuse_lookups(graph)
     sweep(model)
 
@@ -181,25 +186,92 @@ def fuse_products(graph: ir.Graph, observed: Observed) -> int:
         if node.op_type != "MatMul" or node.domain:
             continue
         left, right = node.inputs
-        transpose = find_producer(right, "Transpose")
-        new_nodes = []
-        if transpose is not None and transpose.inputs[0] is not None and right is not None:
-            order = list(transpose.attributes["perm"].as_ints())
-            swap = [*range(len(order) - 2), len(order) - 1, len(order) - 2]
-            order = [order[axis] for axis in swap]
-            if order == sorted(order):
-                right = transpose.inputs[0]
-            else:
-                swapped = ir.node("Transpose", [transpose.inputs[0]], attributes={"perm": order})
-                swapped.outputs[0].name = f"{right.name}_swapped"
-                observed.permute(swapped.outputs[0], right, swap)
-                new_nodes.append(swapped)
-                right = swapped.outputs[0]
-        adjoint = int(transpose is not None)
-        product = ir.node("BatchMatMul", [left, right], domain=DOMAIN, attributes={"adjoint": adjoint}, name=node.name)
+        assert right is not None
+        untransposed, new_nodes = _without_swap(right, observed)
+        adjoint = int(untransposed is not right)
+        product = ir.node(
+            "BatchMatMul", [left, untransposed], domain=DOMAIN, attributes={"adjoint": adjoint}, name=node.name
+        )
         replace(graph, node, [*new_nodes, product], product.outputs[0])
         count += 1
     return count
+
+
+def _without_swap(right: ir.Value, observed: Observed) -> tuple[ir.Value, list[ir.Node]]:
+    """Return a factor with its last two axes as they were before a Transpose, and the nodes that compute it.
+
+    A factor whose last axis no Transpose moved is returned as it is.
+    """
+    transpose = find_producer(right, "Transpose")
+    if transpose is None or transpose.inputs[0] is None:
+        return right, []
+    order = list(transpose.attributes["perm"].as_ints())
+    if order[-1] == len(order) - 1:
+        return right, []
+    swap = [*range(len(order) - 2), len(order) - 1, len(order) - 2]
+    order = [order[axis] for axis in swap]
+    if order == sorted(order):
+        return transpose.inputs[0], []
+    swapped = ir.node("Transpose", [transpose.inputs[0]], attributes={"perm": order}, name=f"{transpose.name}_swapped")
+    swapped.outputs[0].name = f"{right.name}_swapped"
+    observed.permute(swapped.outputs[0], right, swap)
+    return swapped.outputs[0], [swapped]
+
+
+def fuse_heads(graph: ir.Graph, observed: Observed) -> int:
+    """Separate the heads of packed queries, keys and values before they are split, with one change of shape for all.
+
+    Split -> Reshape, Transpose of each part   ->   Reshape -> Transpose -> Split along the heads
+    """
+    count = 0
+    for node in list(graph):
+        parts = _parts_with_heads(node, observed)
+        if parts is None:
+            continue
+        first = parts[0]
+        shape = constant(first.inputs[0].producer().inputs[1])  # type: ignore[union-attr]
+        assert shape is not None
+        heads = int(shape[2])
+        target = np.array([0, 0, len(parts) * heads, shape[3]], np.int64)
+        separated = ir.node("Reshape", [node.inputs[0], initializer(graph, "packed_heads", target)])
+        ordered = ir.node("Transpose", [separated.outputs[0]], attributes={"perm": [0, 2, 1, 3]})
+        sizes = initializer(graph, "head_counts", np.full(len(parts), heads, np.int64))
+        split = ir.node("Split", [ordered.outputs[0], sizes], attributes={"axis": 1}, num_outputs=len(parts))
+        for index, (part, name) in enumerate(zip((separated, ordered), ("separated", "ordered"), strict=True)):
+            part.name = f"{node.name}/{part.op_type}"
+            part.outputs[0].name = f"{node.outputs[0].name}_{name}_{index}"
+        sources = [part.outputs[0] for part in parts]
+        observed.concatenate(ordered.outputs[0], sources, 1)
+        observed.permute(separated.outputs[0], ordered.outputs[0], [0, 2, 1, 3])
+        graph.insert_after(node, [separated, ordered, split])
+        for part, output in zip(parts, split.outputs, strict=True):
+            replace(graph, part, [], output)
+            output.name = part.outputs[0].name
+        count += 1
+    return count
+
+
+def _parts_with_heads(node: ir.Node, observed: Observed) -> list[ir.Node] | None:
+    """Return the Transposes that end the parts of a Split into equal heads ``[batch, heads, tokens, width]``."""
+    if node.op_type != "Split" or node.inputs[0] is None:
+        return None
+    transposes = []
+    shapes = set()
+    for part in node.outputs:
+        reshape = only_user(part)
+        if reshape is None or reshape.op_type != "Reshape":
+            return None
+        shape = constant(reshape.inputs[1])
+        transpose = only_user(reshape.outputs[0])
+        if transpose is None or transpose.op_type != "Transpose" or shape is None or len(shape) != 4:
+            return None
+        shapes.add((tuple(shape.tolist()), tuple(transpose.attributes["perm"].as_ints())))
+        transposes.append(transpose)
+    if len(shapes) != 1 or len(transposes) > MOST_PARTS:
+        return None
+    (((*_, heads, width), order),) = shapes
+    packed_last = node.attributes.get_int("axis", 0) in (-1, 2) and len(observed.shape(node.inputs[0])) == 3
+    return transposes if packed_last and order == (0, 2, 1, 3) and min(heads, width) > 0 else None
 
 
 def fuse_lookups(graph: ir.Graph) -> int:

@@ -44,7 +44,9 @@ def batch_matmul(graph: Lowering, node: ir.Node) -> None:
 @table.add("EmbeddingLookup", data=(2,))
 def embedding_lookup(graph: Lowering, node: ir.Node) -> None:
     """Lower a look-up in a table of INT8 rows, each with a scale; the operator takes a vector of ids."""
-    rows, scales, ids = (constant(node.inputs[0]), constant(node.inputs[1]), node.inputs[2])
+    rows = constant(node.inputs[0])
+    scales = constant(node.inputs[1])
+    ids = node.inputs[2]
     assert rows is not None
     assert scales is not None
     shape = graph.shape(node.outputs[0])

@@ -155,7 +155,7 @@ class Lowering:
 
         Args:
             node: Node.
-            reason: What is unusual about it, e.g. ``a scale of more than one value``.
+            reason: Property that is not supported, e.g. ``an axis other than the last``.
         """
         return QuantizeError(
             f"The operator {node.op_type} of the node '{node.name}' has {reason}, which the writer of LiteRT graphs "
@@ -245,5 +245,7 @@ def narrow(array: np.ndarray) -> np.ndarray:
     """Return an array in the type that a file has for it. Numbers beyond INT32 stand for no limit, and are cut."""
     if array.dtype == np.int64:
         limits = np.iinfo(np.int32)
-        return np.clip(array, limits.min, limits.max).astype(np.int32)
-    return array.astype(narrow_type(array.dtype))
+        cut: np.ndarray = np.clip(array, limits.min, limits.max)
+        return cut.astype(np.int32)
+    result: np.ndarray = array.astype(narrow_type(array.dtype))
+    return result

@@ -19,6 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.quantize.graphs import constant
+from edgekit.spec.errors import QuantizeError
 from edgekit.spec.tensor import Signature
 
 __all__ = ["Observed", "Size", "observe"]
@@ -48,7 +49,9 @@ class Size:
 class Observed:
     """What two runs showed of every value of a graph."""
 
-    def __init__(self, model: ir.Model, axes: Sequence[Mapping[str, int]], runs: Sequence[Mapping[str, np.ndarray]]):
+    def __init__(
+        self, model: ir.Model, axes: Sequence[Mapping[str, int]], runs: Sequence[Mapping[str, np.ndarray]]
+    ) -> None:
         """Keep the results of two runs.
 
         Args:
@@ -72,6 +75,11 @@ class Observed:
         """Enter a new value that is a transposed one of the graph."""
         for run in self._runs:
             run[value.name or ""] = run[source.name or ""].transpose(order)
+
+    def concatenate(self, value: ir.Value, sources: Sequence[ir.Value], axis: int) -> None:
+        """Enter a new value that holds values of the graph side by side."""
+        for run in self._runs:
+            run[value.name or ""] = np.concatenate([run[source.name or ""] for source in sources], axis)
 
     def dtype(self, value: ir.Value) -> np.dtype[np.generic]:
         """Return the element type of a value."""
@@ -125,19 +133,36 @@ def observe(model: ir.Model, signature: Signature, batch: int | None) -> Observe
         model: Model whose external weights are on disk.
         signature: Inputs of the graph, whose variable axes have names.
         batch: Fixed size of the first axis; None if it varies.
+
+    Raises:
+        QuantizeError: The graph does not run at these sizes.
     """
     names = list(dict.fromkeys(axis for spec in signature.inputs for axis in spec.shape if isinstance(axis, str)))
+    rows = {str(spec.shape[0]) for spec in signature.inputs}
     axes = []
     for primes in _PRIMES:
         sizes = dict(zip(names, primes, strict=False))
         if batch is not None:
-            sizes.update({spec.shape[0]: batch for spec in signature.inputs if isinstance(spec.shape[0], str)})
+            sizes.update(dict.fromkeys(rows & sizes.keys(), batch))
         axes.append(sizes)
     feeds = []
     for sizes in axes:
-        shapes = {spec.name: [sizes.get(axis, axis) for axis in spec.shape] for spec in signature.inputs}
-        feeds.append({spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in signature.inputs})
-    return Observed(model, axes, _run(model, feeds))
+        arrays = {}
+        for spec in signature.inputs:
+            shape = []
+            for axis in spec.shape:
+                shape.append(sizes[axis] if isinstance(axis, str) else axis)
+            arrays[spec.name] = np.zeros(shape, spec.dtype)
+        feeds.append(arrays)
+    try:
+        return Observed(model, axes, _run(model, feeds))
+    except Exception as problem:  # The errors of ONNX Runtime have no other base.
+        listing = ", ".join(f"{name} {size}" for name, size in axes[0].items())
+        raise QuantizeError(
+            f"The graph does not run at the sizes {listing}, which the writer of LiteRT graphs needs: {problem}. "
+            "Use another backend for this model.",
+            code="litert-sizes",
+        ) from problem
 
 
 def _run(model: ir.Model, feeds: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
@@ -157,6 +182,8 @@ def _run(model: ir.Model, feeds: Sequence[Mapping[str, np.ndarray]]) -> list[dic
         ir.save(copy, path, external_data="weights")
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         known = {entry.name for entry in session.get_inputs()}
-        return [
-            {**feed, **dict(zip(names, session.run(names, {k: feed[k] for k in known}), strict=True))} for feed in feeds
-        ]
+        results = []
+        for feed in feeds:
+            arrays = session.run(names, {name: feed[name] for name in known})
+            results.append({**feed, **dict(zip(names, arrays, strict=True))})
+    return results
