@@ -28,7 +28,7 @@ _SETTINGS = "assets/task.json"
 _STEPS = (
     "Encode the input as settings and files below say: token ids of the tokenizer, cut to settings.max_length.",
     "Resize each input of the signature to [1, number of tokens], then allocate the tensors.",
-    "Set the inputs, invoke, read the outputs. Pad rows of a batch with the inputs' pad values.",
+    "Set the inputs, invoke, read the outputs. Where the first axis is -1, a batch pads its rows with the pad values.",
 )
 
 
