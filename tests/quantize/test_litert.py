@@ -135,6 +135,9 @@ def test_xnnpack_takes_what_costs_time(name, batch, method, written):
     assert taken["FULLY_CONNECTED"] >= 10
     assert taken["BATCH_MATMUL"] >= 4
     assert {"SOFTMAX", "GELU", "MEAN"} <= set(taken)
+    if name == "bert":
+        # Of two layers: heads of Q, K and V are separated at once, and contexts joined.
+        assert (taken["TRANSPOSE"], taken["SPLIT"], taken["BATCH_MATMUL"]) == (4, 2, 4)
     # A slice of a tensor of sizes is one of a few numbers, evaluated when tensors are allocated.
     assert set(left) & COSTLY <= {"STRIDED_SLICE"}
     if batch == 1 and name not in ("deberta-v2", "mpnet"):  # Their relative positions are arithmetic on integers.

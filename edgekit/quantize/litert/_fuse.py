@@ -105,7 +105,7 @@ def _scale_columns(graph: ir.Graph, linear: ir.Node, bias: ir.Node | None, colum
     array = constant(factors)
     if weight is None or factors is None or array is None or array.ndim != (2 if dequantize is None else 1):
         return False
-    if len(weight.uses()) > 1 or (dequantize is None and len(factors.uses()) > 1):
+    if len(weight.uses()) > 1:
         return False
     vectors = [(holder, array)]
     if bias is not None:

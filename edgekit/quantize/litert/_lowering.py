@@ -165,14 +165,21 @@ class Lowering:
             node=node.name,
         )
 
-    def reshape(self, tensor: int, shape: Sequence[Size], node: ir.Node, output: int | None = None) -> int:
-        """Add a RESHAPE to a shape, with -1 for one varying size or sizes computed from the shapes of the inputs.
+    def reshape(self, tensor: int, shape: Sequence[Size], node: ir.Node, output: int) -> None:
+        """Add a RESHAPE: to a constant shape with one -1 at most, else to sizes computed from the inputs' shapes.
 
-        XNNPACK takes a RESHAPE to a constant shape. The other form runs outside of it, but is static all the same:
-        ``SHAPE`` of an input and what follows are evaluated when tensors are allocated.
+        XNNPACK takes the first form. The second runs outside of it, but is static all the same: ``SHAPE`` of an input,
+        and what follows, is evaluated when tensors are allocated.
+
+        Args:
+            tensor: Tensor to reshape.
+            shape: New shape.
+            node: Node, for messages.
+            output: Tensor of the result.
+
+        Raises:
+            QuantizeError: Two sizes vary, and one of them is no multiple of the inputs' axes.
         """
-        if output is None:
-            raise TypeError
         numbers = [size.number for size in shape]
         if numbers.count(-1) <= 1:
             target = self.vector(numbers)
@@ -181,7 +188,6 @@ class Lowering:
         else:
             target = self.size_tensor(shape, 1)
         self.file.operator("RESHAPE", [tensor, target], [output])
-        return output
 
     def positions(self, size: Size) -> int:
         """Return the tensor of 0, 1, 2 ... up to a size, INT32."""

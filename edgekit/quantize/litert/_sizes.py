@@ -101,6 +101,8 @@ class Observed:
             return array
         if value.name not in self._fixed and value.name not in self._sized:
             return None
+        if value.name not in self._runs[0]:
+            return None
         first, second = (run[value.name or ""] for run in self._runs)
         return first if first.shape == second.shape and np.array_equal(first, second) else None
 
@@ -170,7 +172,7 @@ def _run(model: ir.Model, feeds: Sequence[Mapping[str, np.ndarray]]) -> list[dic
     import onnxruntime
 
     copy = model.clone()
-    # Weights behind a DequantizeLinear are large, and nobody asks for them.
+    # Dequantized weights are large, and are never asked for.
     values = [value for node in copy.graph if node.op_type != "DequantizeLinear" for value in node.outputs]
     names = [value.name or "" for value in values if value.name]
     copy.graph.outputs[:] = [value for value in values if value.name]
