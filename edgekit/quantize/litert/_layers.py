@@ -9,9 +9,10 @@ from edgekit.quantize.graphs import constant, find_producer
 from edgekit.quantize.litert._lowering import Lowering, table
 from edgekit.quantize.litert._sizes import Size
 
-# Versions below these load and compute the same, but XNNPACK leaves the operator out without a word.
+# The first version with INT8 weights per channel and a float32 activation. Version 8 loads and computes the same, but
+# XNNPACK leaves the operator out without a word.
 _INT8_FULLY_CONNECTED = 9
-_INT8_ROWS_LOOKUP = 4
+_INT8_ROWS_LOOKUP = 4  # The first version with a scale for each row.
 
 
 @table.add("FullyConnected", data=(0,))
