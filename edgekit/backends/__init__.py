@@ -55,6 +55,7 @@ __all__ = [
     "get",
     "installed_version",
     "is_int8",
+    "is_needed_to_build",
     "names",
     "not_installed_error",
     "summary",
@@ -232,6 +233,19 @@ def not_installed_error(name: str) -> BackendError:
         f"The backend '{name}' is not installed, but this bundle or target needs it. Run: {install_hint(name)}",
         code="backend-not-installed",
     )
+
+
+def is_needed_to_build(name: str, target: Target) -> bool:
+    """Return whether a build for a target needs a backend on the build machine.
+
+    It does if the candidates race there, or if the backend reads no ONNX file: then its packages write its graphs, and
+    no other backend can score them.
+
+    Args:
+        name: Name of the backend.
+        target: Target that has the backend.
+    """
+    return target.choose_on == "host" or get(name).GRAPH != ".onnx"
 
 
 def threads_per_stream(threads: int, streams: int) -> int:
