@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from refusals import refused
 from edgekit import backends
 from edgekit.quantize import _embeddings, litert
 from edgekit.quantize.calibration import Calibration
+from edgekit.quantize.litert import _file
 from edgekit.quantize.methods import dynamic_rows
 from edgekit.runtime.loops import single
 from edgekit.spec.graph import Graph
@@ -396,11 +398,64 @@ def test_further_operators(tmp_path, step, shape):
     check_own(graph, (2, 7, 32), (1, 3, 32))
 
 
+def test_a_type_that_is_unknown(tmp_path):
+    graph = own(
+        tmp_path,
+        """agraph (float[batch, sequence, 32] x) => (float[batch, sequence, 32] y) {
+            wide = Cast<to=11>(x)
+            more = Add(wide, wide)
+            y = Cast<to=1>(more)
+        }""",
+        WIDE,
+        {"y": ("batch", "sequence", 32)},
+    )
+    with refused("litert-type", "float64"):
+        litert.write(graph.path, graph.signature, tmp_path / "own.tflite")
+
+
+def test_a_graph_that_does_not_run_with_few_samples(tmp_path):
+    """The convolutions of a speech encoder need 400 of them."""
+    wave = TensorSpec("input_values", "float32", ("batch", "samples"))
+    signature = Signature("forward", (wave,), (TensorSpec("hidden", "float32", ("batch", "frames", 32)),))
+    with refused("litert-sizes", "samples 7"):
+        litert.write(tiny.EXPORTS / "wav2vec2" / "model.onnx", signature, tmp_path / "own.tflite")
+
+
+def test_a_file_that_would_be_too_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(_file, "_LARGEST", 10_000)
+    graph = tiny.exported("bert").graphs[0]
+    with refused("litert-size"):
+        litert.write(graph.path, graph.signature, tmp_path / "own.tflite")
+    assert not (tmp_path / "own.tflite").exists()
+
+
+def test_layers_in_float_stay_in_float(tmp_path):
+    settings = Quantization(embeddings="int4", keep_float=("*.layer.1.*",))
+    graphs = dynamic_rows.quantize(tiny.exported("bert"), Calibration([]), settings, tmp_path, silent)
+    (graph,) = litert.convert(graphs, tmp_path, 1).graphs
+    layers = graph.recipe["keep_float"].split(", ")
+    precisions = engine_of(graph.path, graph.signature, "litert").precisions()
+    # The pooler and the classifier see one row, and stay in float too.
+    assert precisions.count("float32") == len(layers) + 2
+    assert precisions.count("int8") == len(precisions) - len(layers) - 2 >= 4
+
+
+def test_tables_in_4_bits(tmp_path, monkeypatch):
+    """They are looked up by the operators of the method, for which the format has no single one."""
+    monkeypatch.setattr(_embeddings, "WORTH_BYTES", 0)
+    monkeypatch.setattr(_embeddings, "_MANY_ROWS", 100)
+    monkeypatch.setattr(_embeddings, "_GROUP", 8)
+    settings = Quantization(embeddings="int4", keep_float=("*",))
+    graphs = dynamic_rows.quantize(tiny.exported("bert"), Calibration([]), settings, tmp_path, silent)
+    (source,) = graphs.graphs
+    (graph,) = litert.convert(graphs, tmp_path, 1).graphs
+    rows = tiny.random_rows(tiny.source("bert"), [11])
+    answer, expected = run(graph, rows), run(source, rows, "onnxruntime")
+    assert np.abs(answer - expected).max() <= EQUAL * spread("bert")
+    assert np.abs(expected - onnx_logits("bert", rows)).max() > 100 * EQUAL * spread("bert"), "tables are rounded"
+
+
 def test_a_model_without_the_package_is_refused_by_name(monkeypatch):
-    import sys
-
-    from edgekit.quantize.litert import _file
-
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     monkeypatch.setattr(_file, "schema", _file.schema.__wrapped__)
     with refused("backend-not-installed"):

@@ -62,7 +62,8 @@ def write(path: Path, signature: Signature, out: Path, batch: int | None = None)
             at most, so that XNNPACK takes the whole graph behind the look-ups; else changes of shape run outside of it.
 
     Raises:
-        QuantizeError: An operator, or a form of it, is unknown (``litert-operator``), or the file would exceed 2 GiB.
+        QuantizeError: An operator, a form of it or a type is unknown, the graph does not run with few tokens, or the
+            file would exceed 2 GiB.
         BackendError: ``ai-edge-litert`` is not installed.
     """
     model = load(path)

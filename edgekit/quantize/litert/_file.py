@@ -21,6 +21,7 @@ __all__ = ["File", "schema"]
 
 _IDENTIFIER = b"TFL3"
 _VERSION = 3
+_TYPES = {"float32": "FLOAT32", "int32": "INT32", "int8": "INT8", "uint8": "UINT8", "bool": "BOOL"}
 _LARGEST = 2**31 - 2**20  # A flatbuffer has 32-bit offsets; a runtime maps no larger one.
 
 
@@ -43,16 +44,19 @@ def schema() -> Any:
 
 
 def _type_of(dtype: np.dtype[Any]) -> int:
-    """Return the number of an element type in the schema."""
-    kinds = schema().TensorType
-    names = {
-        "float32": kinds.FLOAT32,
-        "int32": kinds.INT32,
-        "int8": kinds.INT8,
-        "uint8": kinds.UINT8,
-        "bool": kinds.BOOL,
-    }
-    return int(names[dtype.name])
+    """Return the number of an element type in the schema.
+
+    Raises:
+        QuantizeError: Files for LiteRT have no such tensors.
+    """
+    name = _TYPES.get(dtype.name)
+    if name is None:
+        raise QuantizeError(
+            f"The graph has a tensor of the type {dtype.name}, which the writer of LiteRT graphs does not know "
+            f"({', '.join(_TYPES)}). Use another backend for this model.",
+            code="litert-type",
+        )
+    return int(getattr(schema().TensorType, name))
 
 
 class File:
