@@ -315,13 +315,12 @@ def _gpu_opens(backend: str) -> str:
 
 
 def _lacks(name: str, versions: Mapping[str, str | None], build: Mapping[str, str]) -> str:
-    """Return what a build for a target lacks here; its backends are needed only where they race here."""
+    """Return what a build for a target lacks here: packages, and the backends that it needs here."""
     if sys.version_info < (3, 11):
         return "needs Python 3.11 or newer"
     chosen = target.load(name)
-    missing: list[str] = []
-    if chosen.choose_on == "host":
-        missing = [backend for backend in chosen.backends if versions.get(backend) is None]
+    needed = [backend for backend in chosen.backends if backends.is_needed_to_build(backend, chosen)]
+    missing = [backend for backend in needed if versions.get(backend) is None]
     parts = [install_hint(b) for b in missing]
     if "missing" in build.values():
         parts.append(install_hint("build"))

@@ -133,6 +133,14 @@ def float32_openvino(committed):
     return committed / "openvino"
 
 
+@pytest.fixture(scope="session")
+def litert_bundle(committed):
+    """A bundle for the target ``android``. Do not change it: copy it."""
+    if backends.installed_version("litert") is None:
+        pytest.skip("LiteRT is not installed here: pip install 'edgekit-sdk[litert]'")
+    return committed / "litert"
+
+
 @pytest.fixture(scope="session", params=["onnxruntime", "openvino"])
 def float32_bundle(request):
     """A float32 bundle, on each backend in turn."""

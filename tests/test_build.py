@@ -31,6 +31,8 @@ CANDIDATES = {
     ("static", "onnxruntime"),
     ("static", "openvino"),
     ("dynamic", "onnxruntime"),
+    ("dynamic_rows", "litert"),
+    ("float32", "litert"),
 }
 
 
@@ -147,8 +149,10 @@ def test_the_second_build_reuses_all_replaces_and_is_the_same(build, filled_cach
     out = small.copy(tiny_build.path, tmp_path / "place" / "out")
     (out / "golden.npz").write_bytes(b"damaged")
     result = build(force=True)
-    rows = {"static on the evaluation rows", "dynamic on the evaluation rows"}
-    assert set(result.reused) == {"export", "torch reference", "static", "dynamic", "answers", "race"} | rows
+    methods = ("static", "dynamic", "dynamic_rows")
+    rows = {f"{method} on the evaluation rows" for method in methods}
+    written = {"float32 for LiteRT", "dynamic_rows for LiteRT"}
+    assert set(result.reused) == {"export", "torch reference", "answers", "race", *methods} | rows | written
     assert content(out) == content(tiny_build.path)
     assert left(tmp_path / "place") == ["out"]
     open_bundle(out)

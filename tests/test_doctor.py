@@ -77,7 +77,9 @@ def test_the_machine(found):
 
 def test_backends_and_packages(found):
     assert set(found.backends) == set(backends.names())
-    assert {n: found.backends[n] for n in CPU} == {n: importlib.metadata.version(n) for n in CPU}
+    assert {n: found.backends[n] for n in CPU} == {
+        n: importlib.metadata.version(backends.get(n).PACKAGES[0]) for n in CPU
+    }
     assert {n: found.devices[n] for n in CPU} == dict.fromkeys(CPU, "CPU opens")
     assert set(found.devices) == {n for n in backends.names() if backends.installed_version(n)}
     assert found.build["torch"] == importlib.metadata.version("torch")
@@ -137,7 +139,7 @@ def test_what_is_missing_is_said_with_the_remedy():
 import importlib.metadata as metadata, sys
 real = metadata.version
 def version(name):
-    if name in ("torch", "onnx", "openvino") or name.startswith("tensorrt"):
+    if name in ("torch", "onnx", "openvino", "ai-edge-litert") or name.startswith("tensorrt"):
         raise metadata.PackageNotFoundError(name)
     return real(name)
 metadata.version = version
@@ -154,6 +156,8 @@ print(examine().text())
     )
     assert "target        onnxruntime: needs pip install 'edgekit-sdk[build]'\n" in text
     assert "target        jetson: needs pip install 'edgekit-sdk[build]'\n" in text
+    needs = "needs pip install 'edgekit-sdk[litert]' and pip install 'edgekit-sdk[build]'\n"
+    assert f"target        android: {needs}" in text and f"target        raspberry-pi-5: {needs}" in text
     assert "can be built here" not in text
 
 

@@ -60,6 +60,8 @@ ALLOWED = {
     "onnxscript": {"export"},
     "onnxruntime": {"export", "quantize", "compress", "backends"},
     "openvino": {"backends"},
+    "ai_edge_litert": {"backends", "quantize"},
+    "flatbuffers": {"quantize"},
     "tensorrt": {"backends"},
     "tensorrt_rtx": {"backends"},
     "tensorrt_rtx_bindings": {"backends"},
@@ -211,7 +213,8 @@ def test_no_relative_import():
 def misplaced(file_part: str, stem: str, module_imports: list[Import]) -> list[str]:
     """Return the imports of third-party packages that a part does not have, or not there."""
     # Backend libraries and slow imports are imported where they are used, so that listing backends or commands stays fast.
-    heavy = ("torch", "transformers", "accelerate", "huggingface_hub", "onnxruntime", "openvino", "rich", "scipy")
+    heavy = ("torch", "transformers", "accelerate", "huggingface_hub", "onnxruntime", "openvino", "ai_edge_litert")
+    heavy += ("rich", "scipy")
     wrong_imports = []
     for item in module_imports:
         name = item.module.split(".")[0]
@@ -223,7 +226,7 @@ def misplaced(file_part: str, stem: str, module_imports: list[Import]) -> list[s
             wrong_imports.append(str(item))
         if item.top and (name in heavy or name.startswith("tensorrt")):
             wrong_imports.append(f"{item}: import it inside the function that needs it")
-        if file_part == "backends" and name not in ("numpy", stem, f"{stem}_bindings"):
+        if file_part == "backends" and name not in ("numpy", stem, f"{stem}_bindings", f"ai_edge_{stem}"):
             wrong_imports.append(f"{item}: of another backend")
     return wrong_imports
 
@@ -409,6 +412,8 @@ def test_importing_the_package_brings_nothing_heavy():
         "onnxscript",
         "onnxruntime",
         "openvino",
+        "ai_edge_litert",
+        "flatbuffers",
         "click",
         "rich",
         "scipy",

@@ -59,7 +59,7 @@ def device(wheel, tmp_path_factory):
 def test_the_wheel_holds_the_package_and_its_data(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    kinds = ("*.py", "*.onnx", "*.j2", "*.css", "*.json", "py.typed")
+    kinds = ("*.py", "*.onnx", "*.tflite", "*.j2", "*.css", "*.json", "py.typed")
     files = {p.relative_to(small.ROOT).as_posix() for kind in kinds for p in (small.ROOT / "edgekit").rglob(kind)}
     assert len([f for f in files if f.startswith("edgekit/report/gemm/")]) == 4
     for data in ("targets", "calibration"):

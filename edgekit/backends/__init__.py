@@ -10,6 +10,7 @@ The modules of this folder are the registry; no list has to be kept. A backend m
 ``ENGINES``                            ``""``: the backend runs the graph file. ``"device"``: it runs an engine that is
                                        compiled on the target device. ``"host"``: its engines can be compiled on any
                                        machine.
+``GRAPH``                              Suffix of the graph files that the backend reads: ``.onnx`` or ``.tflite``.
 ``check_target(target)``               Raise early if a target cannot be served; the message names the remedy.
 ``check_here()``                       Raise if this machine cannot run the backend, without loading vendor libraries.
 ``open_device(device, threads,         Return a :class:`Device`.
@@ -54,6 +55,7 @@ __all__ = [
     "get",
     "installed_version",
     "is_int8",
+    "is_needed_to_build",
     "names",
     "not_installed_error",
     "summary",
@@ -166,6 +168,7 @@ class Backend(Protocol):
     PACKAGES: tuple[str, ...]
     STATIC_SHAPES: bool
     ENGINES: str
+    GRAPH: str
 
     def check_target(self, target: Target) -> None:
         """Raise if this backend cannot serve the target."""
@@ -230,6 +233,19 @@ def not_installed_error(name: str) -> BackendError:
         f"The backend '{name}' is not installed, but this bundle or target needs it. Run: {install_hint(name)}",
         code="backend-not-installed",
     )
+
+
+def is_needed_to_build(name: str, target: Target) -> bool:
+    """Return whether a build for a target needs a backend on the build machine.
+
+    It does if the candidates race there, or if the backend reads no ONNX file: then its packages write its graphs, and
+    no other backend can score them.
+
+    Args:
+        name: Name of the backend.
+        target: Target that has the backend.
+    """
+    return target.choose_on == "host" or get(name).GRAPH != ".onnx"
 
 
 def threads_per_stream(threads: int, streams: int) -> int:

@@ -25,6 +25,7 @@ from edgekit.spec.tensor import Signature, TensorSpec
 
 __all__ = [
     "ENGINES",
+    "GRAPH",
     "PACKAGES",
     "STATIC_SHAPES",
     "OnnxRuntimeDevice",
@@ -36,6 +37,7 @@ __all__ = [
 
 PACKAGES = ("onnxruntime",)
 ENGINES = ""
+GRAPH = ".onnx"
 STATIC_SHAPES = False  # The kernels run any shape equally fast.
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "reference": "CPUExecutionProvider"}

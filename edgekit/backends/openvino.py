@@ -34,6 +34,7 @@ from edgekit.spec.tensor import Signature
 
 __all__ = [
     "ENGINES",
+    "GRAPH",
     "PACKAGES",
     "STATIC_SHAPES",
     "OpenVinoDevice",
@@ -46,6 +47,7 @@ __all__ = [
 
 PACKAGES = ("openvino",)
 ENGINES = ""
+GRAPH = ".onnx"
 STATIC_SHAPES = True
 
 _DEVICES = {"cpu": "CPU"}

@@ -12,11 +12,12 @@ from edgekit.spec.distribution import install_hint
 from edgekit.spec.engine import OLDEST, is_supported_version
 from edgekit.spec.errors import BackendError
 
-__all__ = ["ENGINES", "PACKAGES", "STATIC_SHAPES", "check_here", "check_target", "library", "open_device"]
+__all__ = ["ENGINES", "GRAPH", "PACKAGES", "STATIC_SHAPES", "check_here", "check_target", "library", "open_device"]
 
 PACKAGES = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
 STATIC_SHAPES = False  # Engines have optimization profiles instead.
 ENGINES = "device"
+GRAPH = ".onnx"
 
 check_target = partial(check_engine_target, "TensorRT")
 

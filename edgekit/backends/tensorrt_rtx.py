@@ -21,6 +21,7 @@ from edgekit.spec.tensor import Signature
 
 __all__ = [
     "ENGINES",
+    "GRAPH",
     "PACKAGES",
     "STATIC_SHAPES",
     "check_here",
@@ -33,6 +34,7 @@ __all__ = [
 PACKAGES = ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx")
 STATIC_SHAPES = False  # Engines have optimization profiles instead.
 ENGINES = "host"
+GRAPH = ".onnx"
 
 _OLDEST = (1, 7)
 

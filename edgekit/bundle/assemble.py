@@ -58,7 +58,7 @@ def _is_bundle(folder: Path) -> bool:
 def graph_files(graphs: GraphSet) -> dict[str, Path]:
     """Return the files of a graph set by their path in a bundle.
 
-    The paths are ``graphs/*.onnx``, ``graphs/weights/SHA256`` and ``assets/*``.
+    The paths are ``graphs/*.onnx`` or ``graphs/*.tflite``, ``graphs/weights/SHA256`` and ``assets/*``.
     """
     files = {f"assets/{name}": graphs.assets / name for name in files_below(graphs.assets)}
     for graph in graphs.graphs:

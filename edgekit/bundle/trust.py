@@ -6,7 +6,8 @@ graph reads external data only from the weights of the bundle, and its inputs an
 Graphs, tokenizer and settings are then used as the bytes that were hashed. They are either kept in memory, or the file
 is read and hashed again (:meth:`Bundle.read`). A backend reads only the weights itself, because a copy of them would
 double the memory at startup. OpenVINO also reads the graph itself, because it does not accept the bytes of a graph with
-external weights. :meth:`Bundle.check_unchanged` tells afterwards whether these are still the files that were hashed.
+external weights, and so does LiteRT, whose graph holds the weights. :meth:`Bundle.check_unchanged` tells afterwards
+whether these are still the files that were hashed.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from edgekit.backends import GraphBytes
-from edgekit.bundle import agree, onnx_reader, signature
+from edgekit.bundle import agree, signature
 from edgekit.bundle.location import check_path
 from edgekit.bundle.owners import check_owners
 from edgekit.bundle.place import recover
 from edgekit.bundle.signature import Trust
+from edgekit.machine.control_groups import memory_limit
 from edgekit.spec import manifest as manifests
 from edgekit.spec.digests import digest_of, files_below
 from edgekit.spec.errors import IntegrityError, UsageError
@@ -37,6 +39,7 @@ __all__ = ["MANIFEST", "Asset", "Bundle", "Stamp", "open_bundle", "open_written"
 MANIFEST = "manifest.json"
 _MAX_MANIFEST_BYTES = 16 * 2**20
 _ATTEMPTS = 5
+_ALWAYS_FITS = 64 * 2**20  # Files of up to this size are read without a look at the memory of the machine.
 _MAX_NAMES = 3
 _REMEDY = "Copy the bundle again, or build it again."
 
@@ -308,13 +311,8 @@ def _check_contents(bundle: Bundle) -> None:
 
 def _check_graph(bundle: Bundle, name: str, data: bytes) -> None:
     """Check a graph against the manifest."""
-    manifest = bundle.manifest
     try:
-        facts = onnx_reader.read(data)
-        agree.check_external(name, facts, manifest.files)
-        for stated in manifest.signatures:
-            if any(variant.graphs[stated.name] == name for variant in manifest.variants):
-                agree.check_signature(facts, stated)
+        agree.check_graph(name, data, bundle.manifest)
     except IntegrityError as problem:
         raise IntegrityError(
             f"The graph {name} of {bundle.path} cannot be trusted: {problem}. "
@@ -333,6 +331,12 @@ def _stamp(bundle: Path, name: str) -> Stamp:
 
 def _read_file(file: Path, expected: FileEntry) -> bytes:
     """Return the content of a file after a check of its sha256."""
+    if expected.size > _ALWAYS_FITS and expected.size > memory_limit():
+        raise IntegrityError(
+            f"{file} has {expected.size / 2**20:.0f} MiB, more than the memory that this process may use "
+            f"({memory_limit() / 2**20:.0f} MiB). Load the bundle on a larger machine, or build a smaller model.",
+            code="bundle-exceeds-memory",
+        )
     with _open_file(file, expected) as handle, open(handle, "rb", buffering=0, closefd=False) as stream:
         data = stream.read(expected.size + 1) or b""
     _check_digest(file, hashlib.sha256(data).hexdigest(), expected)

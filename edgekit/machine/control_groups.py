@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from edgekit.drivers.sysfs import integer, mebibytes, number, text
 
-__all__ = ["Limits", "cpu_limit", "limits"]
+__all__ = ["Limits", "cpu_limit", "limits", "memory_limit"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,18 @@ def cpu_limit(root: Path = Path("/")) -> float:
         root: Root of the kernel's files.
     """
     return _tightest(_groups(root, "cpu"))
+
+
+def memory_limit(root: Path = Path("/")) -> int:
+    """Return the memory that this process may use, in bytes: that of the machine, or less by its control groups.
+
+    It is 2**60 where the system does not tell.
+
+    Args:
+        root: Root of the kernel's files.
+    """
+    sizes = (int(mebibytes(root / "proc/meminfo", "MemTotal")), limits(root).memory_mb)
+    return min(filter(None, sizes), default=2**40) * 2**20
 
 
 def _tightest(folders: list[Path]) -> float:

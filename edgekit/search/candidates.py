@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgekit.bundle import exported
 from edgekit.runtime import golden
 from edgekit.search import choose, goldens, record, rejections, vary
 from edgekit.search.choose import Choice
@@ -39,7 +40,7 @@ _SHORT_ROUNDS = 2
 _LAST_ROUNDS = 12
 _INPUTS_PER_ROUND = 20
 _FINALIST_RATIO = 1.5  # Candidates that take longer than this multiple of the fastest are not timed again.
-_MAX_DEVICE_VARIANTS = 2
+_MAX_DEVICE_VARIANTS = 3
 _STATIC_GAIN = 2.0  # Largest gain from static shapes that was ever measured.
 
 
@@ -65,7 +66,7 @@ def search_bundle(
 
     Candidates are first judged by the size of their graphs and assets. If the winner's complete bundle is too large,
     the search is repeated with the size of all other parts added to each candidate; measurements are reused. If it is
-    still too large, a device bundle gets one variant instead of two.
+    still too large, a device bundle gets one variant instead of three.
 
     Args:
         ctx: Build.
@@ -86,6 +87,7 @@ def search_bundle(
         inputs = goldens.make(choice.variants, choice.files, winner.bundle, graphs, ctx.target, ctx.cache.scratch)
         files = {**choice.files, **engines.files, golden.FILE: inputs, record.FILE: ctx.recorded.text().encode()}
         manifest = describe(ctx, choice, engines)
+        files |= exported.metadata(manifest, files)
         size_mb = _bundle_mb(manifest, files)
         # Engines and further variants do not count: they are not part of every bundle.
         overhead_mb = size_mb - winner.bundle.size / 2**20 - choose.files_mb(choice.files)

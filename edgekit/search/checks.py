@@ -134,13 +134,14 @@ def check_target(target: Target) -> None:
 
     Raises:
         UsageError: If a backend or method is unknown, or the target has no candidate.
-        BackendError: If a backend that must race here is not installed, or does not serve the device.
+        BackendError: If a backend that must race here, or write its graphs here, is not installed, or does not serve
+            the device.
     """
     for method in target.methods:
         quantize.get(method)
     for backend in target.backends:
         backends.get(backend).check_target(target)
-        if target.choose_on == "host":
+        if backends.is_needed_to_build(backend, target):
             backends.get(backend).check_here()
     if not any(set(quantize.get(method).BACKENDS) & set(target.backends) for method in target.methods):
         raise UsageError(

@@ -15,6 +15,7 @@ from edgekit.compress.vocabulary import trim_source
 from edgekit.export.graphs import export
 from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.graphs import check_layers
+from edgekit.quantize.litert import convert
 from edgekit.quantize.sensitivity import revert
 from edgekit.samples import Samples
 from edgekit.search.checks import accuracy_backend
@@ -27,7 +28,7 @@ from edgekit.spec.graph import GraphSet
 from edgekit.spec.parsing import plain, to_json
 from edgekit.spec.quantization import Quantization
 
-__all__ = ["Reverted", "export_model", "quantize_graphs", "revert_layers", "trim_vocabulary"]
+__all__ = ["Reverted", "convert_graphs", "export_model", "quantize_graphs", "revert_layers", "trim_vocabulary"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -124,6 +125,34 @@ def quantize_graphs(
     )
     _LOG.info("quantized by '%s'%s", method, f": {dict(graphs.recipe)}" if graphs.recipe else "")
     return replace(graphs, assets=float_graphs.assets, provenance=float_graphs.provenance)
+
+
+def convert_graphs(ctx: BuildContext, graphs: GraphSet) -> GraphSet:
+    """Return graphs in the format of LiteRT.
+
+    They take one row a call where the target wants the shortest time for a text, so that changes of shape stay inside
+    XNNPACK, and any number of rows where it wants the most texts per second.
+
+    Args:
+        ctx: Build.
+        graphs: ONNX graphs of any method.
+
+    Raises:
+        QuantizeError: The graphs have an operator that LiteRT graphs cannot hold.
+    """
+    method = graphs.graphs[0].method
+    batch = 1 if ctx.target.use == "latency" else None
+    digests = [sha256(graph.path) for graph in graphs.graphs]
+    signatures = [plain(graph.signature) for graph in graphs.graphs]
+    parts = {
+        "step": "convert",
+        "graphs": digests,
+        "signatures": signatures,
+        "batch": batch,
+        "model": ctx.model_digest,
+    }
+    converted = ctx.cache.graphs(f"{method} for LiteRT", parts, lambda out: convert(graphs, out, batch))
+    return replace(converted, assets=graphs.assets, provenance=graphs.provenance)
 
 
 def revert_layers(

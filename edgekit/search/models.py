@@ -11,16 +11,18 @@ import numpy as np
 from edgekit import backends, quantize, tasks
 from edgekit.bundle import assemble
 from edgekit.machine.cpu import cpus
+from edgekit.quantize import litert
 from edgekit.quantize.calibration import Calibration, squared_error
 from edgekit.runtime import loops
 from edgekit.runtime.loops import single
 from edgekit.search import stand_in
 from edgekit.search.checks import FULL_RANGE, STAND_IN
 from edgekit.search.context import BuildContext, EvaluationSet
-from edgekit.search.graphs import export_model, quantize_graphs, revert_layers
+from edgekit.search.graphs import convert_graphs, export_model, quantize_graphs, revert_layers
 from edgekit.search.record import Candidate
 from edgekit.search.stand_in import graph_outputs
 from edgekit.source import Source
+from edgekit.spec.errors import QuantizeError
 from edgekit.spec.graph import GraphSet
 from edgekit.spec.manifest import FORMAT, MAX_TOKENS, Manifest, Variant
 from edgekit.spec.protocols import Arrays, Input, Task
@@ -183,6 +185,8 @@ def make_candidates(ctx: BuildContext, model: ModelEntry, method: str) -> list[C
     model_ctx = replace(ctx, evaluation=model.evaluation)
     graphs = quantize_graphs(model_ctx, method, model.float_graphs, ctx.target.quantize, model.calibration)
     candidates = _write_candidates(ctx, model, graphs, runs_on)
+    if not candidates:
+        return []
     if method == "float32" or model_ctx.accuracy_limit is None:
         return candidates
     if model_ctx.holds_budget(graph_outputs(model_ctx, graphs)):
@@ -210,20 +214,53 @@ def make_candidate(ctx: BuildContext, model: ModelEntry, method: str, backend: s
     """Return the candidate of a model, a method and a backend, with all layers quantized that the target selects.
 
     Returns:
-        The candidate, or None if the backend does not support the method or is not installed.
+        The candidate, or None if the backend does not support the method or the graph, or is not installed.
     """
     if backend not in quantize.get(method).BACKENDS or backends.installed_version(backend) is None:
         return None
     graphs = quantize_graphs(ctx, method, model.float_graphs, ctx.target.quantize, model.calibration)
-    return _write_candidates(ctx, model, graphs, [backend])[0]
+    return next(iter(_write_candidates(ctx, model, graphs, [backend])), None)
 
 
 def _write_candidates(
     ctx: BuildContext, model: ModelEntry, graphs: GraphSet, runs_on: Sequence[str]
 ) -> list[Candidate]:
-    """Write one bundle to the scratch folder, complete except for golden outputs. Return a candidate per backend."""
+    """Write a bundle for each format of graphs to the scratch folder, complete except for golden outputs.
+
+    Returns:
+        A candidate per backend. There is none for LiteRT if its writer does not know an operator, which a note says.
+
+    Raises:
+        QuantizeError: LiteRT is the target's only backend, and its writer does not know an operator.
+    """
+    candidates = []
+    rows = quantize.rows_of(graphs)
+    direct = [backend for backend in runs_on if backends.get(backend).GRAPH != litert.SUFFIX]
+    if direct:
+        candidates += _write_bundle(ctx, model, graphs, direct, rows)
+    for backend in runs_on:
+        if backend in direct:
+            continue
+        try:
+            converted = convert_graphs(ctx, graphs)
+        except QuantizeError as error:
+            if set(ctx.target.backends) == {backend}:
+                raise
+            method = graphs.graphs[0].method
+            ctx.note(f"The method '{method}' is no candidate on '{backend}': {error}")
+            continue
+        # A graph of one row a call cannot run rows together.
+        form = "alone" if ctx.target.use == "latency" else rows
+        candidates += _write_bundle(ctx, model, converted, [backend], form)
+    return candidates
+
+
+def _write_bundle(
+    ctx: BuildContext, model: ModelEntry, graphs: GraphSet, runs_on: Sequence[str], rows: str
+) -> list[Candidate]:
+    """Write one bundle, and return a candidate for each of its backends."""
     method = graphs.graphs[0].method
-    variants = [_make_variant(ctx, model, graphs, backend) for backend in runs_on]
+    variants = [_make_variant(ctx, model, graphs, backend, rows) for backend in runs_on]
     manifest = replace(model.manifest_template, variants=tuple(variants))
     scratch = ctx.cache.scratch
     folder = scratch / f"{method}-{len(list(scratch.glob(f'{method}-*')))}"
@@ -231,7 +268,7 @@ def _write_candidates(
     return [Candidate(bundle, variant, model.name) for variant in variants]
 
 
-def _make_variant(ctx: BuildContext, model: ModelEntry, graphs: GraphSet, backend: str) -> Variant:
+def _make_variant(ctx: BuildContext, model: ModelEntry, graphs: GraphSet, backend: str, rows: str) -> Variant:
     """Return the variant of graphs on a backend, before anything is measured."""
     target = ctx.target
     tools = ctx.cache.tools
@@ -263,7 +300,7 @@ def _make_variant(ctx: BuildContext, model: ModelEntry, graphs: GraphSet, backen
         shapes=shapes or (),
         linear_macs=model.linear_macs,
         engine=engine,
-        rows=quantize.rows_of(graphs),
+        rows=rows,
         max_tokens=max_tokens,
     )
 

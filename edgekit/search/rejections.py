@@ -24,7 +24,7 @@ __all__ = [
 
 FLOAT = "float32"
 """Method that changes no precision, to which the others are compared."""
-INT8_METHODS = ("static", "dynamic")
+INT8_METHODS = ("static", "dynamic", "dynamic_rows")
 """Methods whose linear layers multiply in INT8."""
 _BUCKETS_WORTH = 0.85  # Each bucket is compiled at every start, which takes some tenths of a second.
 _UNITS = {

@@ -14,7 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit import backends
 from edgekit.machine.cpu import cpu_name, cpus
+from edgekit.quantize import litert
 from edgekit.quantize.arithmetic import emulate
 from edgekit.runtime import runner
 from edgekit.search.checks import AS_WRITTEN, accuracy_backend
@@ -54,7 +56,10 @@ def open_graphs(
     threads: int,
     **settings: Any,
 ) -> Iterator[runner.GraphRunner]:
-    """Open graphs on a backend. On the stand-in, :func:`edgekit.quantize.arithmetic.emulate` rewrites them first.
+    """Open graphs on a backend.
+
+    On the stand-in, :func:`edgekit.quantize.arithmetic.emulate` rewrites them first. ONNX graphs for a backend that
+    reads TensorFlow Lite files are converted, for one row a call.
 
     Args:
         graphs: Graph files by signature name.
@@ -70,7 +75,9 @@ def open_graphs(
 
     Raises:
         BackendError: The backend rejects a graph.
+        QuantizeError: A graph cannot be converted.
     """
+    named = {signature.name: signature for signature in signatures}
     with contextlib.ExitStack() as stack:
         if device == AS_WRITTEN:
             emulated = {}
@@ -78,8 +85,19 @@ def open_graphs(
                 folder = stack.enter_context(tempfile.TemporaryDirectory(dir=scratch))
                 emulated[name] = emulate(path, Path(folder))
             graphs = emulated
-        named = {signature.name: signature for signature in signatures}
+        elif backends.get(backend).GRAPH == litert.SUFFIX:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(dir=scratch))
+            graphs = {name: _as_tflite(path, named[name], Path(folder)) for name, path in graphs.items()}
         yield stack.enter_context(runner.open_runner(graphs, named, backend, device, threads=threads, **settings))
+
+
+def _as_tflite(path: Path, signature: Signature, folder: Path) -> Path:
+    """Return a graph as a TensorFlow Lite file; write it to a folder unless it is one."""
+    if path.suffix == litert.SUFFIX:
+        return path
+    converted = folder / path.with_suffix(litert.SUFFIX).name
+    litert.write(path, signature, converted, batch=1)
+    return converted
 
 
 def longest(target: Target, signature: Signature, most: int) -> int:

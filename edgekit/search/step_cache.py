@@ -41,6 +41,8 @@ _TOOLS = (
     "onnxscript",
     "onnxruntime",
     "openvino",
+    "ai-edge-litert",
+    "flatbuffers",
     "numpy",
     "scipy",
     "tokenizers",

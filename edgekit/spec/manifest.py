@@ -51,7 +51,7 @@ class Variant:
     Attributes:
         backend: Name of a file in ``backends/``.
         method: Quantization method of the graphs.
-        graphs: Path of the ONNX file, relative to the bundle, by signature name.
+        graphs: Path of the ONNX or TensorFlow Lite file, relative to the bundle, by signature name.
         device: Device of the backend.
         threads: Threads per call.
         executed: Precision that was executed at build time.

@@ -33,7 +33,7 @@ from edgekit.timing.worker import Worker
 
 __all__ = ["BACKENDS", "PRODUCTS", "Kernels", "Prober", "main", "make_prober", "time_kernels"]
 
-_INT8_GRAPHS = {"onnxruntime": "dynamic", "openvino": "static"}
+_INT8_GRAPHS = {"onnxruntime": "dynamic", "openvino": "static", "litert": "rows"}
 BACKENDS = tuple(_INT8_GRAPHS)
 """Backends with probe kernels. Latency on a GPU hardly depends on the CPU cores, so GPU backends have none."""
 
@@ -131,15 +131,22 @@ def make_prober(backend: str, threads: int) -> Iterator[Prober | None]:
         root = Path(name)
         values = np.random.default_rng(0).normal(0.0, 0.03, _HIDDEN * _INTERMEDIATE)
         int8_values = np.clip(np.rint(values * 1000), -127, 127).astype(np.int8)
-        _write_graph(root / "float32", "float32", values.astype(np.float32))
-        _write_graph(root / "int8", _INT8_GRAPHS[backend], int8_values)
+        suffix = backends.get(backend).GRAPH
+        _write_graph(root / "float32", f"float32{suffix}", values.astype(np.float32))
+        _write_graph(root / "int8", f"{_INT8_GRAPHS[backend]}{suffix}", int8_values)
         yield Prober(root, backend, threads)
 
 
 def _write_graph(folder: Path, graph: str, weights: np.ndarray) -> None:
+    """Write a graph with its weights: beside an ONNX file, behind the graph in a ``.tflite`` file."""
     folder.mkdir()
-    shutil.copyfile(_GRAPHS / f"{graph}.onnx", folder / "graph.onnx")
-    (folder / "weights.bin").write_bytes(weights.tobytes())
+    file = (folder / "graph").with_suffix(Path(graph).suffix)
+    shutil.copyfile(_GRAPHS / graph, file)
+    if file.suffix == ".onnx":
+        (folder / "weights.bin").write_bytes(weights.tobytes())
+    else:
+        with file.open("ab") as stream:
+            stream.write(weights.tobytes())
 
 
 def time_kernels(worker: Worker, kernels: Sequence[str]) -> dict[str, list[float]]:
@@ -186,13 +193,14 @@ class Kernels:
         Raises:
             BackendError: If the backend is not available or refuses the graphs.
         """
-        device = backends.get(backend).open_device("cpu", threads)
+        module = backends.get(backend)
+        device = module.open_device("cpu", threads)
         x, y = (TensorSpec(name, "float32", (_ROWS, _HIDDEN)) for name in ("x", "y"))
         signature = Signature("probe", (x,), (y,))
         feeds = {"x": np.random.default_rng(1).normal(size=(_ROWS, _HIDDEN)).astype(np.float32)}
         self._kernels: dict[str, Callable[[], Any]] = {}
         for name in PRODUCTS:
-            self._kernels[name] = partial(device.load(folder / name / "graph.onnx", signature).run, feeds)
+            self._kernels[name] = partial(device.load(folder / name / f"graph{module.GRAPH}", signature).run, feeds)
         source = np.ones(_COPY_VALUES, np.float32)
         self._kernels["memory"] = partial(np.copyto, np.empty(_COPY_VALUES, np.float32), source)
         self._cores = _Cores(folder) if cpus() > 1 else None

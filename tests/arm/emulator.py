@@ -26,7 +26,7 @@ _OLDEST_QEMU = 10  # 7.2 shows /proc/cpuinfo of the host to the guest, and ends 
 _RELEASE = "trixie"  # of Debian: Python 3.13, and qemu-user 10
 _PYTHON = "3.13"
 _SYSTEM = ("python3-minimal", "libpython3-stdlib", "libstdc++6")
-_WHEELS = ("numpy", "tokenizers", "onnxruntime", "click", "rich", "cryptography", "pytest")
+_WHEELS = ("numpy", "tokenizers", "onnxruntime", "ai-edge-litert", "click", "rich", "cryptography", "pytest")
 _OPENVINO = ("2026.2.0", "2026.4.1")  # the last that multiplies right on ARM, and one that does not
 _BESIDE = ("pygments", "markdown-it-py", "mdurl", "cffi", "pycparser", "pluggy", "iniconfig", "packaging")
 """What these packages import, unpinned."""
@@ -43,7 +43,7 @@ class Emulator:
 
     Attributes:
         program: to start in place of ``python3``; children that it starts as ``sys.executable`` are emulated too.
-        site: packages of the device: numpy, tokenizers, ONNX Runtime and the command line, and pytest.
+        site: packages of the device: numpy, tokenizers, ONNX Runtime, LiteRT and the command line, and pytest.
         openvino: OpenVINO's package, apart from them, by version.
     """
 

@@ -24,7 +24,7 @@ CPUS = {
     "max": ("asimd", "asimddp", "i8mm", "bf16", "sve"),
 }
 ROWS = 50
-METHODS = ("static", "dynamic")
+METHODS = ("static", "dynamic", "dynamic_rows")
 _BOARD = 'choose_on = "device"\ninstructions = ["asimd", "asimddp"]\n[budget]\naccuracy_drop = 0.2'
 # In one process, since starting Python takes seconds here. What each bundle answers to each text of a file, and what the machine is.
 _ANSWER = """
@@ -57,7 +57,8 @@ def bundles(tmp_path_factory, tiny_model, tiny_samples):
     folder = tmp_path_factory.mktemp("bundles")
     made = {}
     for method in METHODS:
-        target = small.target(folder / f"{method}.toml", (method,), extra=_BOARD)
+        backend = "litert" if method == "dynamic_rows" else "onnxruntime"
+        target = small.target(folder / f"{method}.toml", (method,), (backend,), extra=_BOARD)
         edgekit.build(tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=folder / method, target=target)
         made[method] = folder / method
     return made
@@ -154,6 +155,7 @@ def test_the_doctor_of_a_board(arm):
     assert re.search(r"^cpu +Cortex-A76, ", text, re.MULTILINE)
     assert re.search(r"^instructions +asimd, asimdhp, asimddp$", text, re.MULTILINE)
     assert "onnxruntime 1." in text
+    assert "litert 2." in text
     assert "target " not in text
 
 

@@ -52,6 +52,17 @@ def state_graph(file: Path) -> Path:
     return file
 
 
+def graph_for(module, graph: Path, signature: Signature, folder: Path) -> Path:
+    """The graph in the format that the backend reads: as it is, or written from it."""
+    if graph.suffix == module.GRAPH:
+        return graph
+    from edgekit.quantize import litert
+
+    file = folder / f"{graph.stem}{module.GRAPH}"
+    litert.write(graph, signature, file)
+    return file
+
+
 def rows(batch: int, length: int, seed: int = 0) -> dict[str, np.ndarray]:
     """Token ids with the last row's second half padded."""
     draw = np.random.default_rng([seed, batch, length])
@@ -82,7 +93,7 @@ def name(request):
 
 
 @pytest.fixture
-def opened(name, monkeypatch):
+def opened(name, monkeypatch, tmp_path):
     """Opens devices of the backend, and engines on them; all is closed and looked through in the end."""
     board = None
     module = backends.get(name)
@@ -105,7 +116,7 @@ def opened(name, monkeypatch):
 
         def engine(self, graph=GRAPH, signature=SIGNATURE, device=None, profile=PROFILE):
             device = device or self.device()
-            source = graph
+            source = graph_for(module, graph, signature, tmp_path)
             recipe = EngineRecipe((profile,))
             if module.ENGINES == "host":
                 source = module.compile_ahead(graph, signature, recipe, silent)
@@ -128,6 +139,7 @@ def test_module(name):
     assert all(isinstance(package, str) for package in module.PACKAGES)
     assert isinstance(module.STATIC_SHAPES, bool)
     assert module.ENGINES in ("", "device", "host")
+    assert module.GRAPH in (".onnx", ".tflite")
     for function in (module.check_target, module.check_here, module.open_device):
         assert callable(function)
 
@@ -219,9 +231,12 @@ def test_closed_twice(opened):
 
 
 @pytest.mark.parametrize("content", [b"", b"no graph", "cut"])
-def test_a_graph_that_is_damaged_is_refused_by_name(opened, tmp_path, content):
-    file = tmp_path / "damaged.onnx"
-    file.write_bytes(GRAPH.read_bytes()[:5000] if content == "cut" else content)
-    with pytest.raises(BackendError, match=r"damaged\.onnx") as refusal:
+def test_a_graph_that_is_damaged_is_refused_by_name(name, opened, tmp_path, content):
+    module = backends.get(name)
+    file = tmp_path / f"damaged{module.GRAPH}"
+    if content == "cut":
+        content = graph_for(module, GRAPH, SIGNATURE, tmp_path).read_bytes()[:5000]
+    file.write_bytes(content)
+    with pytest.raises(BackendError, match=rf"damaged\{module.GRAPH}") as refusal:
         opened.engine(file)
     assert refusal.value.code

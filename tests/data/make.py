@@ -12,6 +12,7 @@ commit what it wrote; measured times and memory differ from run to run.
 - ``bundles/onnxruntime``, ``bundles/openvino``: float32, whose answers are those of torch. Their graph is the exported
   one, with its tokenizer: what quantization methods and backends are tested with.
 - ``bundles/int8``: the target ``cpu``.
+- ``bundles/litert``: the target ``android``, a graph of LiteRT.
 - ``exports``: the float32 graphs of ``tiny.py`` and ``raw.py``, each with the digest of its model.
 - ``bundles/jetson``: the target ``jetson``, whose engines are compiled on the device.
 """
@@ -66,6 +67,7 @@ def make(out: Path, model: Path) -> None:
         small.build(model, out=out / "bundles" / backend, target=target, **common)
     small.build(model, out=out / "bundles" / "int8", target="cpu", **common)
     small.build(model, out=out / "bundles" / "jetson", target="jetson", **common)
+    small.build(model, out=out / "bundles" / "litert", target="android", **common)
 
 
 def exports(out: Path) -> None:

@@ -37,7 +37,7 @@ def test_answers(anew):
     np.testing.assert_allclose(committed["logits"], made["logits"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "int8", "jetson"])
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "int8", "jetson", "litert"])
 def test_manifest(anew, name):
     committed, made = manifest(HERE / "bundles" / name), manifest(anew / "bundles" / name)
     for part in ("format", "loop", "task", "max_batch"):

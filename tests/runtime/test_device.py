@@ -30,9 +30,9 @@ def load_once():
         yield functools.cache(lambda bundle: stack.enter_context(edgekit.load(bundle, threads=1)))
 
 
-@pytest.fixture(params=["onnxruntime", "openvino", "int8"])
+@pytest.fixture(params=["onnxruntime", "openvino", "int8", "litert"])
 def session(request, committed, load_once):
-    backend = "openvino" if request.param == "openvino" else "onnxruntime"
+    backend = request.param if request.param in ("openvino", "litert") else "onnxruntime"
     if backends.installed_version(backend) is None:
         pytest.skip(f"{backend} is not installed here")
     return load_once(committed / request.param)

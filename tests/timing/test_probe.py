@@ -21,6 +21,12 @@ def test_the_graphs_that_ship_are_those_of_the_script(kind):
     assert shipped == probe_graphs.model(kind)
 
 
+@pytest.mark.parametrize("kind", probe_graphs.LITERT_KINDS)
+def test_the_graphs_for_litert_are_those_of_the_script(kind):
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed here")
+    assert (probe_graphs.FOLDER / f"{kind}.tflite").read_bytes() == probe_graphs.litert_model(kind)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_products_run_in_their_precision(backend):
     with make_prober(backend, 1) as probes:
@@ -28,9 +34,12 @@ def test_products_run_in_their_precision(backend):
         spec = [TensorSpec(name, "float32", (probe_graphs.ROWS, probe_graphs.WIDE)) for name in ("x", "y")]
         x = np.random.default_rng(2).normal(size=spec[0].shape).astype(np.float32)
         for name in PRODUCTS:
-            engine = device.load(probes.folder / name / "graph.onnx", Signature("probe", (spec[0],), (spec[1],)))
+            graph = probes.folder / name / f"graph{backends.get(backend).GRAPH}"
+            engine = device.load(graph, Signature("probe", (spec[0],), (spec[1],)))
             assert backends.summary(engine.precisions()).partition(" ")[0] == name
-            assert np.isfinite(engine.run({"x": x})["y"]).all()
+            y = engine.run({"x": x})["y"]
+            assert np.isfinite(y).all()
+            assert y.std(axis=1).min() > 0.1, "LayerNorm of a product with weights that are not zero"
 
 
 def test_a_process_with_kernels_answers_as_a_bundles_does():

@@ -11,7 +11,7 @@ from edgekit.spec.quantization import Quantization
 
 __all__ = ["BACKENDS", "NEEDS_SAMPLES", "PRECISIONS", "quantize"]
 
-BACKENDS = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
+BACKENDS = ("onnxruntime", "openvino", "litert", "tensorrt", "tensorrt_rtx")
 NEEDS_SAMPLES = 0
 PRECISIONS = ("float32",)
 

@@ -1,0 +1,138 @@
+"""Lowering of the operators that take the time: products, look-ups, normalization, attention's softmax, activations."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekit.quantize.graphs import constant, find_producer
+from edgekit.quantize.litert._lowering import Lowering, table
+from edgekit.quantize.litert._sizes import Size
+
+# The first version with INT8 weights per channel and a float32 activation. Version 8 loads and computes the same, but
+# XNNPACK leaves the operator out without a word.
+_INT8_FULLY_CONNECTED = 9
+_INT8_ROWS_LOOKUP = 4  # The first version with a scale for each row.
+
+
+@table.add("FullyConnected", data=(0,))
+def fully_connected(graph: Lowering, node: ir.Node) -> None:
+    """Lower a linear layer. An INT8 weight makes XNNPACK quantize the activation at run time, row by row."""
+    x, weight = node.inputs[:2]
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    dequantize = find_producer(weight, "DequantizeLinear")
+    array = constant(weight if dequantize is None else dequantize.inputs[0])
+    scales = None if dequantize is None else constant(dequantize.inputs[1])
+    assert array is not None
+    if not node.attributes["transposed"].as_int():
+        array = array.T
+    inputs = [graph.tensor(x), graph.file.constant(array, scales)]
+    if bias is not None:
+        inputs.append(graph.tensor(bias))
+    version = 1 if scales is None else _INT8_FULLY_CONNECTED
+    graph.operator(
+        "FULLY_CONNECTED", inputs, node, version, keepNumDims=True, asymmetricQuantizeInputs=scales is not None
+    )
+
+
+@table.add("BatchMatMul")
+def batch_matmul(graph: Lowering, node: ir.Node) -> None:
+    """Lower a product of two activations."""
+    inputs = [graph.tensor(value) for value in node.inputs]
+    graph.operator("BATCH_MATMUL", inputs, node, adjY=bool(node.attributes["adjoint"].as_int()))
+
+
+@table.add("EmbeddingLookup", data=(2,))
+def embedding_lookup(graph: Lowering, node: ir.Node) -> None:
+    """Lower a look-up in a table of INT8 rows, each with a scale; the operator takes a vector of ids."""
+    rows = constant(node.inputs[0])
+    scales = constant(node.inputs[1])
+    ids = node.inputs[2]
+    assert rows is not None
+    assert scales is not None
+    shape = graph.shape(node.outputs[0])
+    count = Size(0)
+    if ids is None:
+        sizes = graph.observed.sizes(node.inputs[3])
+        count = shape[0]
+        flat = graph.positions(sizes[0] if sizes else count)
+    else:
+        flat = graph.temporary([count], np.int32)
+        graph.reshape(graph.tensor(ids), [count], node, flat)
+    table_tensor = graph.file.constant(rows, scales)
+    looked_up = graph.step("EMBEDDING_LOOKUP", [flat, table_tensor], [count, shape[-1]], _INT8_ROWS_LOOKUP)
+    if len(shape) == 2:
+        graph.alias(node, looked_up)
+    else:
+        graph.reshape(looked_up, shape, node, graph.output(node))
+
+
+@table.add("LayerNormalization")
+def layer_normalization(graph: Lowering, node: ir.Node) -> None:
+    """Lower a normalization of the last axis to means, differences and a reciprocal root."""
+    value = node.inputs[0]
+    shape = graph.shape(value)
+    if node.attributes.get_int("axis", -1) not in (-1, len(shape) - 1) or len(node.outputs) > 1:
+        raise graph.refuse(node, "an axis other than the last, or a second output")
+    row = [*shape[:-1], Size(1)]
+    last = graph.vector([len(shape) - 1])
+    x = graph.tensor(value)
+    mean = graph.step("MEAN", [x, last], row, keepDims=True)
+    centred = graph.step("SUB", [x, mean], shape)
+    squares = graph.step("MUL", [centred, centred], shape)
+    variance = graph.step("MEAN", [squares, last], row, keepDims=True)
+    epsilon = graph.array(np.array([node.attributes.get_float("epsilon", 1e-5)], np.float32))
+    deviation = graph.step("RSQRT", [graph.step("ADD", [variance, epsilon], row)], row)
+    normal = graph.step("MUL", [centred, deviation], shape)
+    weight = graph.tensor(node.inputs[1])
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        scaled = graph.step("MUL", [normal, weight], shape)
+        graph.operator("ADD", [scaled, graph.tensor(node.inputs[2])], node)
+    else:
+        graph.operator("MUL", [normal, weight], node)
+
+
+@table.add("Softmax")
+def softmax(graph: Lowering, node: ir.Node) -> None:
+    """Lower a softmax over the last axis."""
+    if node.attributes.get_int("axis", -1) not in (-1, graph.rank(node.inputs[0]) - 1):
+        raise graph.refuse(node, "an axis other than the last")
+    graph.operator("SOFTMAX", [graph.tensor(node.inputs[0])], node, beta=1.0)
+
+
+@table.add("Gelu")
+def gelu(graph: Lowering, node: ir.Node) -> None:
+    """Lower a GELU of either form."""
+    approximate = node.attributes.get_string("approximate", "none") == "tanh"
+    graph.operator("GELU", [graph.tensor(node.inputs[0])], node, approximate=approximate)
+
+
+@table.add("Conv", data=(0,))
+def convolution(graph: Lowering, node: ir.Node) -> None:
+    """Lower a two-dimensional convolution without padding, groups or dilation, as of patches of an image."""
+    weight = graph.observed.constant(node.inputs[1])
+    shape = graph.shape(node.outputs[0])
+    strides = list(node.attributes["strides"].as_ints()) if "strides" in node.attributes else [1, 1]
+    plain = not any(node.attributes["pads"].as_ints()) if "pads" in node.attributes else True
+    dilations = node.attributes["dilations"].as_ints() if "dilations" in node.attributes else [1]
+    plain = plain and node.attributes.get_int("group", 1) == 1 and set(dilations) == {1}
+    if weight is None or weight.ndim != 4 or not plain:
+        raise graph.refuse(node, "padding, groups, dilation or another number of axes than four")
+    width = weight.shape[0]
+    bias = graph.observed.constant(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(width, np.float32)
+    assert bias is not None
+    source = graph.shape(node.inputs[0])
+    order = graph.vector([0, 2, 3, 1])
+    pixels = graph.step("TRANSPOSE", [graph.tensor(node.inputs[0]), order], [source[i] for i in (0, 2, 3, 1)])
+    kernel = graph.array(weight.transpose(0, 2, 3, 1))
+    patches = graph.step(
+        "CONV_2D",
+        [pixels, kernel, graph.array(bias)],
+        [shape[i] for i in (0, 2, 3, 1)],
+        padding=1,
+        strideH=strides[0],
+        strideW=strides[1],
+        dilationHFactor=1,
+        dilationWFactor=1,
+    )
+    graph.operator("TRANSPOSE", [patches, graph.vector([0, 3, 1, 2])], node)
