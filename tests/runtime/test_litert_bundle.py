@@ -14,7 +14,7 @@ from refusals import refused
 
 import edgekit
 from edgekit import backends
-from edgekit.backends import GraphBytes, litert
+from edgekit.backends import litert
 from edgekit.bundle import trust
 from edgekit.bundle.trust import open_bundle
 
@@ -79,10 +79,10 @@ def test_a_graph_that_changes_while_it_is_loaded(bundle, monkeypatch):
     shutil.copyfile(file, other)
     taken = litert.LiteRtDevice.open
 
-    def swap(self, source, **options):
-        assert isinstance(source, GraphBytes)
+    def swap(self, model, name, **options):
+        assert model == file, "mapped, not read"
         os.replace(other, file)
-        return taken(self, source, **options)
+        return taken(self, model, name, **options)
 
     monkeypatch.setattr(litert.LiteRtDevice, "open", swap)
     with refused("bundle-changed"):
