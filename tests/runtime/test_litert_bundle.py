@@ -15,7 +15,7 @@ from refusals import refused
 import edgekit
 from edgekit import backends
 from edgekit.backends import litert
-from edgekit.bundle import trust
+from edgekit.bundle import exported, trust
 from edgekit.bundle.trust import open_bundle
 
 pytestmark = pytest.mark.device
@@ -51,6 +51,16 @@ def test_what_ran_is_what_the_build_recorded(litert_bundle):
     engine = litert.open_device("cpu", 1).load(opened.graph(variant.graphs["forward"]), opened.manifest.signatures[0])
     assert backends.summary(engine.precisions()) == variant.executed
     assert "interpreted" not in engine.precisions(), "XNNPACK took every linear layer"
+
+
+def test_the_bundle_has_the_metadata_of_its_graph(litert_bundle):
+    manifest = open_bundle(litert_bundle).manifest
+    files = {name: litert_bundle / name for name in manifest.files}
+    ((name, content),) = exported.metadata(manifest, files).items()
+    assert (litert_bundle / name).read_bytes() == content
+    about = json.loads(content)
+    assert about["graph"]["sha256"] == manifest.files["graphs/model.tflite"].sha256
+    assert [spec["shape"] for spec in about["graph"]["inputs"]] == [[1, -1]] * 3, "one row a call, of any length"
 
 
 def test_a_text_is_answered_alike_in_lists_and_by_any_number_of_threads(litert_bundle):
