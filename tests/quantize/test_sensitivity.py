@@ -196,5 +196,5 @@ def test_the_layers_that_were_spoiled_go_back(tmp_path):
     assert good(found)
     graph = load(tmp_path / "out" / "model.onnx").graph
     assert {layer.name for layer in linears(graph)} == {FIRST, SECOND}
-    assert len(products(graph)) == 6
+    assert len(products(graph)) == 7
     assert found.graphs[0].recipe["keep_float"] == f"{SECOND}, {FIRST}"

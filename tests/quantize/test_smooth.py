@@ -87,7 +87,8 @@ def test_layers_that_are_kept_are_not_smoothed():
 
 
 # Layers whose input is a LayerNormalization that nothing else reads: in pre-norm ModernBERT those of attention (in all but the
-# first layer, which has none, and the last one, whose Q reads a selection of the norm) and of the MLP; elsewhere a projection behind the embeddings, or of DeBERTa's relative positions.
+# first layer, which has none, and the last one, whose Q reads a selection of the norm) and of the MLP; elsewhere a
+# projection behind the embeddings, or of DeBERTa's relative positions.
 FREE = {
     "albert": {"albert.encoder.embedding_hidden_mapping_in"},
     "electra": {"electra.embeddings_project"},

@@ -197,13 +197,12 @@ def test_bias_correction_takes_the_mean_error_out_of_each_layer(name):
             per_batch.append(list(read))
     finally:
         handle.remove()
-    calls = [
-        (
-            np.concatenate([x.reshape(-1, x.shape[-1]) for x, _ in call]),
-            np.concatenate([y.reshape(-1, y.shape[-1]) for _, y in call]),
-        )
-        for call in zip(*per_batch, strict=True)
-    ]
+    calls = []
+    for number, call in enumerate(zip(*per_batch, strict=True)):
+        # Of the six of the last layer, all but K and V read the first token alone.
+        part = np.s_[:, :1] if number - len(per_batch[0]) in (-6, -3, -2, -1) else np.s_[:]
+        sides = zip(*call, strict=True)
+        calls.append([np.concatenate([array[part].reshape(-1, array.shape[-1]) for array in side]) for side in sides])
     merged = []  # Q, K and V of one input are one layer of the graph
     for x, y in calls:
         if merged and merged[-1][0].shape == x.shape and np.array_equal(merged[-1][0], x):
@@ -257,4 +256,4 @@ def test_embeddings_in_8_bits(backend, tmp_path, monkeypatch):
     expected = np.concatenate([tiny.torch_logits(tiny.source("bert"), f) for f in feeds])
     engine = backends.get(backend).open_device("cpu", 1).load(results["int8"].path, results["int8"].signature)
     assert cosine(np.concatenate([engine.run(f)["logits"] for f in feeds]), expected) >= COSINE
-    assert backends.summary(engine.precisions()) == "int8 8/10 linears"
+    assert backends.summary(engine.precisions()) == "int8 9/11 linears"
