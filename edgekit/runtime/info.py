@@ -43,6 +43,8 @@ class SessionInfo:
             :class:`edgekit.spec.manifest.Variant`.
         max_tokens: Largest product of rows and padded length of one call of a list, except for a single row; 0 if only
             ``batch`` limits it.
+        ready_shapes: Bucket edges whose static shapes are compiled by now. Other rows run with dynamic shapes. See
+            :meth:`edgekit.runtime.session.Session.warm_up`.
     """
 
     bundle: str
@@ -66,6 +68,7 @@ class SessionInfo:
     provenance: Mapping[str, str]
     rows: str
     max_tokens: int
+    ready_shapes: tuple[int, ...] = ()
 
 
 def build_version(variant: Variant) -> str:
