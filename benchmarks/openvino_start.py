@@ -80,13 +80,14 @@ def main() -> None:
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--blobs", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.bundle = options.bundle.resolve()
     if options.way:
         print(json.dumps(run_way(options.bundle, options.way, options.blobs)))
         return
     here = HERE.parent
     sessions = {"this tree": (here, "cold"), "this tree, warm_up()": (here, "warm")}
     if options.before is not None:
-        sessions["before"] = (options.before, "cold")
+        sessions["before"] = (options.before.resolve(), "cold")
     record: dict[str, Any] = {"machine": machine(), "processes": options.processes}
     runs: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +113,10 @@ def main() -> None:
 def call(tree: Path, arguments: list[str]) -> dict[str, float]:
     """Run Python with a checkout of EdgeKit in a process of its own, and return what it printed."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "BEGAN": str(time.time())}
-    done = subprocess.run([sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, check=True, text=True)
+    # The current folder comes before PYTHONPATH for a program on the command line.
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=tree, env=environment, stdout=subprocess.PIPE, check=True, text=True
+    )
     result: dict[str, float] = json.loads(done.stdout)
     return result
 

@@ -140,11 +140,14 @@ class OpenVinoEngine(ForkAware):
     def _start_late(self, inputs: Feeds) -> None:
         """Count a call that a static body would serve, and start the compilation when there were enough."""
         assert self._late is not None
-        spec = self._signature.inputs[0]
-        sizes = dict(zip(spec.shape, inputs[spec.name].shape, strict=False))
+        # All inputs vary along batch and sequence, and agree in size.
+        sizes: dict[str | int, int] = {}
+        for spec in self._signature.inputs:
+            if spec.name in inputs:
+                sizes.update(zip(spec.shape, inputs[spec.name].shape, strict=False))
         if sizes.get("batch") == 1 and sizes.get("sequence") in self._shapes:
             self._static_calls += 1
-            if self._static_calls == _CALLS_BEFORE_SHAPES:
+            if self._static_calls >= _CALLS_BEFORE_SHAPES:
                 self._late.start()
         error = self._late.error
         if error is not None:
