@@ -114,6 +114,7 @@ def loaded(file: Path, way: str, edges: tuple[int, ...], cache: Path) -> dict[st
         if way == "one, cached":
             device._core.set_property({"CACHE_DIR": str(cache)})
         engine = device.load(file, signature, edges)
+        engine.warm_up()  # The shapes are compiled after the load otherwise.
         engines = dict.fromkeys((*edges, 0), engine.run)
     else:
         core = _library().Core()
@@ -155,7 +156,7 @@ def latencies(file: Path, rounds: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for threads, clock, name in ((2, time.perf_counter, "wall_2_threads"), (1, time.process_time, "cpu_1_thread")):
         device = backends.get("openvino").open_device("cpu", threads)
-        plain, four, eight = (device.load(file, signature, EDGES[n]) for n in (0, 4, 8))
+        plain, four, eight = (compiled(device, file, EDGES[n]) for n in (0, 4, 8))
         alone = {n: static(device, file, n) for n in (16, 32, 64)}
         rows, middle = {}, {}
         for n, engine in alone.items():
@@ -174,7 +175,7 @@ def latencies(file: Path, rounds: int) -> dict[str, Any]:
             lambda n, s=slopes["any"]: float(np.polyval(s, n)),
         )
         engines = {
-            "chosen": (device.load(file, signature, own).run if own else plain.run, own),
+            "chosen": (compiled(device, file, own).run if own else plain.run, own),
             "eight": (eight.run, EIGHT),
             "four": (four.run, EDGES[4]),
         }
@@ -236,6 +237,13 @@ def neighbours(file: Path, rounds: int) -> dict[int, float]:
     device = backends.get("openvino").open_device("cpu", 1)
     runs = {str(n): (static(device, file, n), [feeds_of(file, 1, n)]) for n in range(20, 34)}
     return {int(n): round(float(np.median(t)), 2) for n, t in race(runs, rounds, time.process_time).items()}
+
+
+def compiled(device: Any, file: Path, edges: tuple[int, ...]) -> Any:
+    """An engine whose static shapes are compiled."""
+    engine = device.load(file, signature_of(file), edges)
+    engine.warm_up()
+    return engine
 
 
 def static(device: Any, file: Path, length: int) -> Any:

@@ -25,10 +25,10 @@ the same device accepts as feeds. A device of a backend with engines is a :class
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import BackendError
@@ -49,6 +49,7 @@ __all__ = [
     "EngineMismatchError",
     "Feeds",
     "GraphBytes",
+    "HasStaticShapes",
     "WrongResultsError",
     "check_cpu_target",
     "check_installed",
@@ -58,8 +59,10 @@ __all__ = [
     "is_needed_to_build",
     "names",
     "not_installed_error",
+    "ready_shapes",
     "summary",
     "threads_per_stream",
+    "warm_up",
 ]
 
 Feeds = Mapping[str, Any]
@@ -110,6 +113,22 @@ class Engine(Protocol):
         """Free the engine."""
 
 
+@runtime_checkable
+class HasStaticShapes(Protocol):
+    """An engine that may compile its static shapes after the load. Dynamic shapes serve all calls until then."""
+
+    @property
+    def ready_shapes(self) -> tuple[int, ...]:
+        """Sequence lengths whose static shapes are compiled, ascending."""
+
+    def warm_up(self) -> None:
+        """Compile the static shapes, or wait until another thread has.
+
+        Raises:
+            BackendError: The compilation failed.
+        """
+
+
 class Device(Protocol):
     """An open device of a backend."""
 
@@ -119,8 +138,9 @@ class Device(Protocol):
         Args:
             source: Graph as a path or :class:`GraphBytes`, or the bytes of a compiled engine.
             signature: Inputs and outputs of the graph.
-            shapes: Ascending sequence lengths for which the graph is also compiled with static shapes at batch 1. The
-                caller pads a row to one of them; other lengths and batch sizes run with dynamic shapes.
+            shapes: Ascending sequence lengths for which the graph is also compiled with static shapes at batch 1, at
+                the load or later (:class:`HasStaticShapes`). The caller pads a row to one of them; other lengths and
+                batch sizes run with dynamic shapes.
 
         Raises:
             EngineMismatchError: The engine was built by another version or for another chip, or it is damaged.
@@ -246,6 +266,27 @@ def is_needed_to_build(name: str, target: Target) -> bool:
         target: Target that has the backend.
     """
     return target.choose_on == "host" or get(name).GRAPH != ".onnx"
+
+
+def warm_up(engines: Iterable[object]) -> None:
+    """Compile what engines deferred at their load, and wait for the end.
+
+    Raises:
+        BackendError: The compilation failed.
+    """
+    for engine in engines:
+        if isinstance(engine, HasStaticShapes):
+            engine.warm_up()
+
+
+def ready_shapes(engines: Iterable[object]) -> tuple[int, ...]:
+    """Return the sequence lengths that are compiled with static shapes in all engines that have such shapes."""
+    lengths: set[int] | None = None
+    for engine in engines:
+        if isinstance(engine, HasStaticShapes):
+            ready = set(engine.ready_shapes)
+            lengths = ready if lengths is None else lengths & ready
+    return tuple(sorted(lengths or ()))
 
 
 def threads_per_stream(threads: int, streams: int) -> int:

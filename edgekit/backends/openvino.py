@@ -1,24 +1,19 @@
 """OpenVINO on CPUs.
 
-It reads the graph file and compiles it at load time: 0.3 to 0.6 s for a small encoder, and as much again for each
-static shape.
+It reads the graph file and compiles it with dynamic shapes at load time: 0.2 to 0.6 s for a small encoder. Static
+shapes take as much again for each, so they are compiled later, in the background, while dynamic shapes serve the calls.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 import platform
 import sys
-import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgekit.backends import (
-    Feeds,
     GraphBytes,
     WrongResultsError,
     check_cpu_target,
@@ -26,7 +21,8 @@ from edgekit.backends import (
     not_installed_error,
     threads_per_stream,
 )
-from edgekit.backends._openvino_buckets import check_shapes, static_body, with_bodies
+from edgekit.backends._openvino_buckets import static_body, with_bodies
+from edgekit.backends._openvino_engine import OpenVinoEngine
 from edgekit.backends._openvino_selftest import find_fault
 from edgekit.drivers.fork import ForkAware, fork_error
 from edgekit.spec.errors import BackendError
@@ -59,7 +55,6 @@ _EXACT: Mapping[str, object] = {
     "KV_CACHE_PRECISION": "f32",
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
 }
-_PRECISIONS = {"i8": "int8", "u8": "int8", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 
 check_target = functools.partial(check_cpu_target, "OpenVINO")
@@ -202,160 +197,75 @@ class OpenVinoDevice:
         }
 
     def load(self, source: Path | GraphBytes, signature: Signature, shapes: tuple[int, ...] = ()) -> OpenVinoEngine:
-        """Read and compile a graph.
+        """Read a graph, and compile it with dynamic shapes.
 
         Args:
             source: Graph file.
             signature: Inputs and outputs of the graph; the axes agree in size on every call.
-            shapes: Ascending sequence lengths. A single row of one of these lengths runs with static shapes, everything
-                else with dynamic shapes. The weights are packed once.
+            shapes: Ascending sequence lengths. A single row of one of these lengths runs with static shapes once these
+                are compiled, see :meth:`OpenVinoEngine.warm_up`; everything else runs with dynamic shapes. The weights
+                are packed once.
 
         Raises:
             BackendError: OpenVINO refuses the graph, or static shapes do not fit it.
         """
         return OpenVinoEngine(self, source, signature, shapes)
 
-    def compile(
-        self,
-        source: Path | GraphBytes,
-        signature: Signature,
-        shapes: tuple[int, ...],
-        only_first_shape: bool = False,
-    ) -> Any:
-        """Compile a graph with dynamic shapes and optional static bodies.
+    def read(self, source: Path | GraphBytes) -> Any:
+        """Read a graph. Its weights are mapped from their file, which must not be altered as long as they are in use.
 
         Args:
             source: Graph file.
-            signature: Inputs and outputs of the graph.
-            shapes: Sequence lengths of the static bodies.
-            only_first_shape: True to compile just the first static body.
+
+        Returns:
+            The ``openvino.Model``.
 
         Raises:
-            BackendError: OpenVINO refuses the graph, or static shapes do not fit it.
+            BackendError: OpenVINO cannot read the graph.
         """
-        try:
-            model = self._core.read_model(str(source.path if isinstance(source, GraphBytes) else source))
-            if shapes:
-                check_shapes(signature, shapes)
-            if only_first_shape:
-                model = static_body(self._library, model, signature, shapes[0])
-            elif shapes:
-                model = with_bodies(self._library, model, signature, shapes)
-            return self._core.compile_model(model, self._device, self._settings)
-        except RuntimeError as problem:
-            raise BackendError(
-                f"OpenVINO refuses {source.name}: {problem}. Build the bundle again with this version.",
-                code="graph-refused",
-            ) from problem
+        path = source.path if isinstance(source, GraphBytes) else source
+        return _translate_refusal(source, lambda: self._core.read_model(str(path)))
+
+    def compile(self, source: Path | GraphBytes, model: Any) -> Any:
+        """Compile a model.
+
+        Args:
+            source: Graph file, for the message.
+            model: ``openvino.Model`` to compile. It is not changed.
+
+        Raises:
+            BackendError: OpenVINO refuses the graph.
+        """
+        return _translate_refusal(source, lambda: self._core.compile_model(model, self._device, self._settings))
+
+    def add_bodies(self, model: Any, signature: Signature, shapes: tuple[int, ...]) -> Any:
+        """Return a model with static bodies beside a model with dynamic shapes, of which it becomes a part.
+
+        Args:
+            model: ``openvino.Model`` of the graph.
+            signature: Inputs and outputs of the graph.
+            shapes: Sequence lengths of the static bodies.
+        """
+        return with_bodies(self._library, model, signature, shapes)
+
+    def first_body(self, model: Any, signature: Signature, shapes: tuple[int, ...]) -> Any:
+        """Return a model that is the first static body alone."""
+        return static_body(self._library, model, signature, shapes[0])
 
     def close(self) -> None:
         """Do nothing: the device has no resources, and each engine frees its own model."""
 
 
-class OpenVinoEngine(ForkAware):
-    """A compiled model with one infer request per concurrent call.
+def _translate_refusal(source: Path | GraphBytes, call: Callable[[], Any]) -> Any:
+    """Return the result of a call of OpenVINO.
 
-    A request holds inputs and outputs only; intermediate values belong to the stream that the request runs on.
+    Raises:
+        BackendError: OpenVINO refuses the graph.
     """
-
-    def __init__(
-        self, device: OpenVinoDevice, source: Path | GraphBytes, signature: Signature, shapes: tuple[int, ...]
-    ) -> None:
-        """Compile the graph. Requests are created on demand."""
-        self._device = device
-        self._source = source
-        self._signature = signature
-        self._shapes = shapes
-        self._compiled = device.compile(source, signature, shapes)
-        self._input_names = {name for port in self._compiled.inputs for name in port.get_names()}
-        self._output_names = [spec.name for spec in signature.outputs]
-        self._idle: list[Any] = []
-        self._lock = threading.Lock()
-        super().__init__()
-        self._warm_up()
-
-    def _warm_up(self) -> None:
-        """Run one short row before the first call of a user, which must not be a row with a single token.
-
-        If the first call of a compiled model has exactly one key, unmasked attention is wrong in all later calls with
-        16 or more keys (OpenVINO 2026.4, CPU, any precision, also in new requests). Zeros are valid tokens, and the
-        output is discarded.
-        """
-        # The dynamic body has the fault, so the row must not have the length of a static body.
-        length = next(number for number in itertools.count(2) if number not in self._shapes)
-        feeds = {}
-        for spec in self._signature.inputs:
-            shape = [_warm_up_size(axis, length) for axis in spec.shape]
-            feeds[spec.name] = np.zeros(shape, spec.dtype)
-        self.run(feeds)
-
-    def run(self, feeds: Feeds, keep: Collection[str] = ()) -> dict[str, np.ndarray]:
-        """Run the graph once, on a request that no other thread uses.
-
-        Device memory is host memory: outputs in ``keep`` are arrays like all others.
-
-        Args:
-            feeds: Arrays by input name.
-            keep: Names of outputs that stay on the device.
-
-        Raises:
-            BackendError: OpenVINO failed, or this process is a forked child.
-        """
-        self._check_process()
-        inputs = {name: array for name, array in feeds.items() if name in self._input_names}
-        with self._lock:
-            request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
-        try:
-            result = request.infer(inputs, share_inputs=True)
-            return {name: result[name] for name in self._output_names}
-        except RuntimeError as problem:
-            raise BackendError(f"OpenVINO could not run the graph: {problem}", code="graph-run-failed") from problem
-        finally:
-            with self._lock:
-                self._idle.append(request)
-
-    def precisions(self) -> list[str]:
-        """Return the precision of each linear layer from the execution graph of the CPU plugin.
-
-        The execution graph of a model with static bodies shows only an ``If``. Its first body is therefore compiled
-        once more on its own with the same settings, which takes the time and memory of one small model.
-
-        Raises:
-            BackendError: This process is a forked child.
-        """
-        self._check_process()
-        compiled = self._compiled
-        if self._shapes:
-            compiled = self._device.compile(self._source, self._signature, self._shapes, only_first_shape=True)
-        precisions = []
-        for node in compiled.get_runtime_model().get_ops():
-            info = {key: str(getattr(value, "value", value)) for key, value in node.get_rt_info().items()}
-            if info.get("layerType") == "FullyConnected":
-                # The kernel name ends in the precision of the product. "runtimePrecision" is i8 also where only the
-                # stored weights are INT8.
-                kernel = info.get("primitiveType", "").rpartition("_")[2].lower()
-                precisions.append(_PRECISIONS.get(kernel) or _PRECISIONS.get(info["runtimePrecision"], "other"))
-        return precisions
-
-    def close(self) -> None:
-        """Free the requests and the compiled model.
-
-        A forked child does nothing: freeing would wait for threads of the parent.
-        """
-        if self.inherited:
-            return
-        with self._lock:
-            self._idle.clear()
-        self._compiled = None
-
-    def _check_process(self) -> None:
-        """Raise in a forked child."""
-        if self.inherited:
-            raise fork_error("This bundle was loaded on OpenVINO", self.process)
-
-
-def _warm_up_size(axis: str | int, length: int) -> int:
-    """Return the size of an axis for the warm-up: 1 for the batch, ``length`` for every other dynamic axis."""
-    if isinstance(axis, int):
-        return axis
-    return 1 if axis == "batch" else length
+    try:
+        return call()
+    except RuntimeError as problem:
+        raise BackendError(
+            f"OpenVINO refuses {source.name}: {problem}. Build the bundle again with this version.",
+            code="graph-refused",
+        ) from problem

@@ -181,6 +181,7 @@ def bench(
             code="stand-in-no-times",
         )
     with load(bundle, backend=chosen.backend, threads=chosen.threads, trust=trust) as session:
+        session.warm_up()
         info = session.info
         variant = next(v for v in opened.manifest.variants if (v.backend, v.method) == (info.backend, info.method))
         requested = _request_pairs(chosen, info.max_length)

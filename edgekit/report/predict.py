@@ -106,6 +106,7 @@ def predict(
     counts = {"rows": 0, "errors": 0, "truncated": 0}
     with load_checked(side.bundle, backend=chosen.backend, threads=chosen.threads, progress=progress) as session:
         session.limit(chosen.max_characters, chosen.truncate)
+        session.warm_up()  # A second run on the same file then uses the same kernels, and writes the same numbers.
         with disk_errors(out_file), new_file(out_file) as (file, stream):
             writer = prediction_files.open_writer(out_file, stream, layout)
             for part in _batches(itertools.chain([first], rows), chosen.batch):

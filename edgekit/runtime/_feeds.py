@@ -7,9 +7,27 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.spec.errors import InputError, near
+from edgekit.spec.errors import InputError, UsageError, near
 from edgekit.spec.protocols import Arrays, Runs
 from edgekit.spec.tensor import Signature
+
+
+def find_signature(known: Mapping[str, Signature], name: str) -> Signature:
+    """Return a signature by name.
+
+    Args:
+        known: Signatures of a bundle by name.
+        name: Name of a signature.
+
+    Raises:
+        UsageError: If the bundle has no such signature.
+    """
+    if name not in known:
+        raise UsageError(
+            f"Unknown signature '{name}'.{near(name, known)} Signatures of this bundle: {', '.join(known)}.",
+            code="signature-unknown",
+        )
+    return known[name]
 
 
 def sizes_of(feeds: Mapping[str, np.ndarray], signature: Signature, limit: int) -> dict[str, int]:

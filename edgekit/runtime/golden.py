@@ -131,9 +131,14 @@ class OpenSession(Protocol):
     def run_rows(self, rows: Sequence[Arrays]) -> list[Arrays]:
         """Return the outputs of rows, which run one at a time."""
 
+    def warm_up(self) -> None:
+        """Compile what the load deferred."""
+
 
 def check(session: OpenSession) -> GoldenResult:
     """Run the golden inputs of a session's bundle, and compare the outputs.
+
+    Static shapes are compiled first, because their kernels are to be checked too.
 
     Args:
         session: Open session.
@@ -144,6 +149,7 @@ def check(session: OpenSession) -> GoldenResult:
     """
     stored = read(session._bundle)
     index = session.variant_index
+    session.warm_up()
     try:
         outputs = session.run_rows(stored.rows)
     except OutputError:

@@ -187,4 +187,6 @@ def open_runner(
             engine = opened_device.load(graph, signatures[name], tuple(settings.get("shapes", ())))
             stack.callback(engine.close)
             engines[name] = engine
+        # All answers of a build come from the kernels that will serve most calls.
+        backends.warm_up(engines.values())
         yield GraphRunner(engines, signatures, streams=streams, **settings)

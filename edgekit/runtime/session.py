@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, NoReturn, overload
 
@@ -15,13 +16,13 @@ from edgekit.engines.compile import Compilation, EngineOptions, SelfTest, load_e
 from edgekit.runtime import golden, loops
 from edgekit.runtime._calls import Calls, counted
 from edgekit.runtime._examples import generate_rows
-from edgekit.runtime._feeds import run_parts, sizes_of, split_rows
+from edgekit.runtime._feeds import find_signature, run_parts, sizes_of, split_rows
 from edgekit.runtime._inputs import Series, TextArray, form_warning, list_of
 from edgekit.runtime.info import SessionInfo, describe_session
 from edgekit.runtime.loops import single
 from edgekit.runtime.runner import GraphRunner, check_finite
 from edgekit.runtime.stand_in import is_stand_in
-from edgekit.spec.errors import InputError, UsageError, near
+from edgekit.spec.errors import InputError, UsageError
 from edgekit.spec.manifest import Variant
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Arrays, HasLimit, Input, Runs, Task
@@ -70,10 +71,8 @@ class Session:
             self_test: Whether an engine that is compiled here must pass the golden-output check.
 
         Raises:
-            BackendError: If the backend is not installed or refuses the graph, or a new engine fails the golden-output
-                check.
-            IntegrityError: If the bundle lacks a graph that its loop needs, or contains an engine that no trusted key
-                signed.
+            BackendError: If the backend is not installed or refuses the graph, or a new engine fails its self-test.
+            IntegrityError: If the bundle lacks a graph, or contains an engine that no trusted key signed.
         """
         manifest = bundle.manifest
         self._bundle = bundle
@@ -218,6 +217,17 @@ class Session:
         encoded = self._task.preprocess([inputs])
         return self._task.postprocess(self._runner.run([encoded[0].arrays], alone=True), encoded)[0]
 
+    @counted
+    def warm_up(self) -> None:
+        """Compile now what the load deferred, and wait for the end: static shapes on OpenVINO (``info.shapes``).
+
+        Without this call they are compiled in the background after some calls, which are up to twice as slow meanwhile.
+
+        Raises:
+            BackendError: If OpenVINO cannot compile the shapes.
+        """
+        backends.warm_up(tuple(self._engines.values()))
+
     def _warn_form(self, inputs: Sequence[Input]) -> None:
         message = form_warning(self._task.modality, inputs, self._bundle.manifest.input_forms)
         if message:
@@ -336,18 +346,7 @@ class Session:
         return self._runner.record(self.example_rows(batch, length))[self._find_signature(signature).name][0]
 
     def _find_signature(self, name: str | None) -> Signature:
-        """Return a signature by name.
-
-        Raises:
-            UsageError: If the bundle has no such signature.
-        """
-        known = self._runner.signatures
-        if name is not None and name not in known:
-            raise UsageError(
-                f"Unknown signature '{name}'.{near(name, known)} Signatures of this bundle: {', '.join(known)}.",
-                code="signature-unknown",
-            )
-        return known[name or self._loop.SIGNATURES[0]]
+        return find_signature(self._runner.signatures, self._loop.SIGNATURES[0] if name is None else name)
 
     @counted
     def executed_precision(self) -> str:
@@ -357,7 +356,7 @@ class Session:
     @property
     def info(self) -> SessionInfo:
         """Description of this session."""
-        return describe_session(
+        info = describe_session(
             self._bundle,
             self._variant,
             self._task,
@@ -366,6 +365,7 @@ class Session:
             chosen=self.chosen,
             engine=self.compilation.text() if self.compilation is not None else "",
         )
+        return replace(info, ready_shapes=backends.ready_shapes(tuple(self._engines.values())))
 
     def close(self) -> None:
         """Wait for running calls in other threads, then free the engine.

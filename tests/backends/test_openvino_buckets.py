@@ -33,6 +33,7 @@ def opened():
         (graph,) = tiny.exported(name).graphs
         device = backends.get("openvino").open_device("cpu", 2)
         plain, buckets = (device.load(graph.path, graph.signature, shapes) for shapes in ((), SHAPES))
+        buckets.warm_up()
         rows = tiny.random_rows(tiny.source(name), LENGTHS)
         truth = [plain.run(single.collate(graph.signature, [row]))["logits"] for row in rows]
         spread = float(np.ptp(np.concatenate(truth)))
@@ -90,6 +91,7 @@ def test_batches(model, batch):
 
 def test_one_shape_alone(model):
     engine = backends.get("openvino").open_device("cpu", 1).load(model.path, model.signature, (8,))
+    engine.warm_up()
     for row, truth in zip(model.rows, model.truth, strict=True):
         same(model, small.run_graph(engine, model.signature, [row], (8,)), truth)
 
@@ -224,6 +226,7 @@ def test_precisions(model, mixed):
     assert set(model.buckets.precisions()) == set(model.plain.precisions()) == {"float32"}
     device = backends.get("openvino").open_device("cpu", 1)
     plain, buckets = (device.load(mixed.path, mixed.signature, shapes) for shapes in ((), (8, 16)))
+    buckets.warm_up()
     assert sorted(buckets.precisions()) == sorted(plain.precisions()) == ["float32", "int8"]
     feeds = {"ids": np.arange(16)[None]}
     np.testing.assert_allclose(buckets.run(feeds)["logits"], plain.run(feeds)["logits"], rtol=1e-5)
@@ -265,7 +268,7 @@ def test_streams(model, threads, streams, each):
     ort = backends.get("onnxruntime").open_device("cpu", threads, streams).load(model.path, model.signature)
     assert ort._session.get_session_options().intra_op_num_threads == each
     openvino = backends.get("openvino").open_device("cpu", threads, streams).load(model.path, model.signature)
-    assert openvino._compiled.get_property("NUM_STREAMS") == streams
+    assert openvino._requests.compiled.get_property("NUM_STREAMS") == streams
     feeds = single.collate(model.signature, model.rows[:3])
     truth = model.plain.run(feeds)["logits"]
     for engine in (ort, openvino):

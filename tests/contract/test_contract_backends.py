@@ -176,8 +176,18 @@ def test_shapes_in_any_order_and_again(opened):
 def test_static_shapes_change_no_output(opened, name):
     with_shapes = opened.device().load(GRAPH, SIGNATURE, (8, 17))
     opened.closing.insert(0, with_shapes)
-    for size in ((1, 8), (1, 17), (1, 9), (3, 9)):
-        np.testing.assert_allclose(with_shapes.run(rows(*size))[OUTPUT], truth(*size), atol=TOLERANCE)
+    for _ in range(2):
+        for size in ((1, 8), (1, 17), (1, 9), (3, 9)):
+            np.testing.assert_allclose(with_shapes.run(rows(*size))[OUTPUT], truth(*size), atol=TOLERANCE)
+        backends.warm_up([with_shapes])
+        assert backends.ready_shapes([with_shapes]) == (8, 17)
+
+
+def test_an_engine_without_static_shapes_has_nothing_to_warm_up(opened):
+    engine = opened.engine()
+    backends.warm_up([engine])
+    assert backends.ready_shapes([engine]) == ()
+    np.testing.assert_allclose(engine.run(rows(1, 17))[OUTPUT], truth(1, 17), atol=TOLERANCE)
 
 
 def test_inputs_are_not_changed_and_outputs_stay(opened):

@@ -1,0 +1,201 @@
+"""An OpenVINO engine: it answers with dynamic shapes at once, and with static shapes once these are compiled."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import warnings
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.backends import Feeds, GraphBytes
+from edgekit.backends._openvino_buckets import check_shapes
+from edgekit.backends._openvino_late import LateCompile
+from edgekit.backends._openvino_requests import Requests
+from edgekit.drivers.fork import ForkAware, fork_error
+from edgekit.spec.errors import BackendError
+from edgekit.spec.tensor import Signature
+
+if TYPE_CHECKING:
+    from edgekit.backends.openvino import OpenVinoDevice
+
+__all__ = ["OpenVinoEngine"]
+
+# Number of calls that static shapes would serve before their compilation starts. It is small, because such a call is up
+# to a third slower, and larger than the number of calls of a process that answers one question and ends.
+_CALLS_BEFORE_SHAPES = 16
+_PRECISIONS = {"i8": "int8", "u8": "int8", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+
+
+class OpenVinoEngine(ForkAware):
+    """A compiled model. Until its static shapes are compiled, dynamic shapes serve all calls."""
+
+    def __init__(
+        self, device: OpenVinoDevice, source: Path | GraphBytes, signature: Signature, shapes: tuple[int, ...]
+    ) -> None:
+        """Compile the graph with dynamic shapes."""
+        if shapes:
+            check_shapes(signature, shapes)
+        self._device = device
+        self._source = source
+        self._signature = signature
+        self._shapes = shapes
+        model = device.read(source)
+        self._requests: Requests | None = Requests(device.compile(source, model))
+        self._input_names = {name for port in self._requests.compiled.inputs for name in port.get_names()}
+        self._output_names = [spec.name for spec in signature.outputs]
+        self._ready_shapes: tuple[int, ...] = ()
+        self._static_calls = 0
+        self._late: LateCompile | None = None
+        self._is_pending = bool(shapes)
+        super().__init__()
+        self._run_example(self._requests, self._dynamic_length())
+        if shapes:
+            # The model is read now: a caller verifies the files after the load, and may remove them then.
+            self._late = LateCompile(functools.partial(self._compile_bodies, model), shapes)
+
+    @property
+    def ready_shapes(self) -> tuple[int, ...]:
+        """Sequence lengths whose static shapes are compiled; empty until all are."""
+        return self._ready_shapes
+
+    def warm_up(self) -> None:
+        """Compile the static shapes if they are not compiled, and wait for the end. All later calls are equally fast.
+
+        Raises:
+            BackendError: The compilation failed, or this process is a forked child.
+        """
+        self._check_process()
+        if self._late is not None:
+            self._late.wait()
+
+    def run(self, feeds: Feeds, keep: Collection[str] = ()) -> dict[str, np.ndarray]:
+        """Run the graph once, on a request that no other thread uses.
+
+        Device memory is host memory: outputs in ``keep`` are arrays like all others. The compilation of the static
+        shapes starts with the 16th call that they would serve, in the background, so that a process of a few calls
+        does not pay for it.
+
+        Args:
+            feeds: Arrays by input name.
+            keep: Names of outputs that stay on the device.
+
+        Raises:
+            BackendError: OpenVINO failed, or this process is a forked child.
+
+        Warns:
+            UserWarning: Once, if the static shapes could not be compiled. Dynamic shapes then serve all calls.
+        """
+        self._check_process()
+        inputs = {name: array for name, array in feeds.items() if name in self._input_names}
+        if self._is_pending:
+            self._start_late(inputs)
+        requests = self._requests
+        assert requests is not None, "the engine is closed"
+        try:
+            return requests.infer(inputs, self._output_names)
+        except RuntimeError as problem:
+            raise BackendError(f"OpenVINO could not run the graph: {problem}", code="graph-run-failed") from problem
+
+    def precisions(self) -> list[str]:
+        """Return the precision of each linear layer from the execution graph of the CPU plugin.
+
+        The execution graph of a model with static bodies shows only an ``If``. The first body is therefore compiled
+        once more on its own with the same settings, which takes the time and memory of one small model.
+
+        Raises:
+            BackendError: This process is a forked child.
+        """
+        self._check_process()
+        assert self._requests is not None, "the engine is closed"
+        compiled = self._requests.compiled
+        if self._shapes:
+            body = self._device.first_body(self._device.read(self._source), self._signature, self._shapes)
+            compiled = self._device.compile(self._source, body)
+        precisions = []
+        for node in compiled.get_runtime_model().get_ops():
+            info = {key: str(getattr(value, "value", value)) for key, value in node.get_rt_info().items()}
+            if info.get("layerType") == "FullyConnected":
+                # The kernel name ends in the precision of the product. "runtimePrecision" is i8 also where only the
+                # stored weights are INT8.
+                kernel = info.get("primitiveType", "").rpartition("_")[2].lower()
+                precisions.append(_PRECISIONS.get(kernel) or _PRECISIONS.get(info["runtimePrecision"], "other"))
+        return precisions
+
+    def close(self) -> None:
+        """Free the requests and the compiled model. It waits for a compilation that is running.
+
+        A forked child does nothing: freeing would wait for threads of the parent.
+        """
+        if self.inherited:
+            return
+        self._is_pending = False
+        if self._late is not None:
+            self._late.cancel()
+        self._requests = None
+
+    def _start_late(self, inputs: Feeds) -> None:
+        """Count a call that a static body would serve, and start the compilation when there were enough."""
+        assert self._late is not None
+        # All inputs vary along batch and sequence, and agree in size.
+        sizes: dict[str | int, int] = {}
+        for spec in self._signature.inputs:
+            if spec.name in inputs:
+                sizes.update(zip(spec.shape, inputs[spec.name].shape, strict=False))
+        if sizes.get("batch") == 1 and sizes.get("sequence") in self._shapes:
+            self._static_calls += 1
+            if self._static_calls >= _CALLS_BEFORE_SHAPES:
+                self._late.start()
+        error = self._late.error
+        if error is not None:
+            self._is_pending = False
+            warnings.warn(str(error), UserWarning, stacklevel=3)
+
+    def _compile_bodies(self, model: Any) -> None:
+        """Compile all static bodies, run each once, and let them serve all calls from now on.
+
+        Args:
+            model: Graph as it was read at load.
+        """
+        whole = self._device.add_bodies(model, self._signature, self._shapes)
+        requests = Requests(self._device.compile(self._source, whole))
+        # The first call of a body allocates its memory: no call of a user should pay for it.
+        for length in (self._dynamic_length(), *self._shapes):
+            self._run_example(requests, length)
+        # A call that runs meanwhile keeps the earlier model until it ends.
+        self._requests = requests
+        self._ready_shapes = self._shapes
+        self._is_pending = False
+
+    def _dynamic_length(self) -> int:
+        """Return the shortest length of 2 and more that no static body has, so that the dynamic body runs it."""
+        return next(number for number in itertools.count(2) if number not in self._shapes)
+
+    def _run_example(self, requests: Requests, length: int) -> None:
+        """Run a row of zeros, which are valid tokens. The output is discarded.
+
+        The first call of a compiled model must not have exactly one key: unmasked attention would be wrong in all later
+        calls with 16 or more keys (OpenVINO 2026.4, CPU, any precision, also in new requests). The dynamic body has
+        this fault.
+        """
+        feeds = {}
+        for spec in self._signature.inputs:
+            if spec.name in self._input_names:
+                shape = [_example_size(axis, length) for axis in spec.shape]
+                feeds[spec.name] = np.zeros(shape, spec.dtype)
+        requests.infer(feeds, self._output_names)
+
+    def _check_process(self) -> None:
+        """Raise in a forked child."""
+        if self.inherited:
+            raise fork_error("This bundle was loaded on OpenVINO", self.process)
+
+
+def _example_size(axis: str | int, length: int) -> int:
+    """Return the size of an axis of an example: 1 for the batch, ``length`` for every other dynamic axis."""
+    if isinstance(axis, int):
+        return axis
+    return 1 if axis == "batch" else length
