@@ -24,6 +24,7 @@ from typing import Any
 from _numbers import states_of, table
 from _product_sides import KINDS, LAYERS
 from _rounds import PAUSE_S, Side, SideError, environment, probe_us
+from _sides import machine
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "products.json"
@@ -57,8 +58,6 @@ def main() -> None:
             for _ in range(options.rounds):
                 rounds.append(measure(sides, shape, count, options.seconds, choose, failed))
             print(f"{index + 1} of {len(points)}: {shape[0]} x {shape[1]} at {count} rows", flush=True)
-    from short_texts import machine
-
     found = {"machine": machine(), "layers": LAYERS, "versions": versions, "failed": failed, "rounds": rounds}
     found |= {"seconds": round(time.monotonic() - began)}
     options.out.write_text(json.dumps(found) + "\n", "utf-8")

@@ -22,19 +22,16 @@ import argparse
 import contextlib
 import hashlib
 import json
-import os
 import random
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import _short_tables
 import _texts
-from _rounds import Side, environment, probe_us, take_turns
+from _rounds import Side, probe_us, take_turns
+from _sides import BUNDLE, Place, first_answer, machine, opened, report
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "short_texts.json"
@@ -48,12 +45,6 @@ BATCHES = (1, 8, 32)
 LONG = 120
 """Tokens of the row that others share a call with."""
 WARM_UP = 100
-PROGRAM = """import sys
-import edgekit
-print(edgekit.load(sys.argv[1])(sys.argv[2]).label, flush=True)
-print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0], flush=True)
-"""
-"""What a user of a bundle has to write, and the peak memory after it."""
 TARGET = """name = "{name}"
 description = "One method on one backend"
 backends = ["{backend}"]
@@ -63,23 +54,6 @@ threads = 2
 [budget]
 accuracy_drop = 1.0
 """
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a side runs.
-
-    Attributes:
-        python: Interpreter of its environment.
-        side: Name of the side in ``peer.py``.
-        model: Bundle, or the model of a peer.
-        path: Folder that is added to the module path.
-    """
-
-    python: Path
-    side: str
-    model: Path
-    path: Path | None = None
 
 
 def main() -> None:
@@ -173,9 +147,10 @@ def latency(options: argparse.Namespace) -> dict[str, Any]:
             groups: dict[str, dict[str, Side]] = {}
             for group in ("mixed", "single", "fixed"):
                 groups[group] = {}
-                for name, place in places(options).items():
-                    if group != "single" or place.side == "edgekit":
-                        groups[group][name] = stack.enter_context(opened(options, f"{name}-{group}", place))
+                for name, place in places(options, "throughput").items():
+                    if group != "single" or place.is_bundle:
+                        side = opened(f"{name}-{group}", place, options.work / "logs")
+                        groups[group][name] = stack.enter_context(side)
                 for side in groups[group].values():
                     side.ask(do="each", warm=others[:WARM_UP], inputs=[])
             rounds += take_turns(
@@ -198,7 +173,7 @@ def throughput(options: argparse.Namespace) -> dict[str, Any]:
     def run(name: str, batch: int, ordered: bool) -> dict[str, Any]:
         order = by_length if ordered else list(range(len(texts)))
         hint = "THROUGHPUT" if batch > 1 else "LATENCY"
-        with opened(options, name, present[name], "--hint", hint) as side:
+        with opened(name, present[name], options.work / "logs", "--hint", hint) as side:
             side.ask(do="list", inputs=others, batch=batch)
             reply = side.ask(do="list", inputs=[texts[i] for i in order], batch=batch)
         right = sum(answer == labels[i] for answer, i in zip(reply["answers"], order, strict=True))
@@ -210,7 +185,7 @@ def throughput(options: argparse.Namespace) -> dict[str, Any]:
         for name in choose.sample(sorted(present), len(present)):
             if name not in best:
                 ways = [(1, False)]
-                if present[name].side != "edgekit":
+                if not present[name].is_bundle:
                     ways += [(batch, ordered) for batch in BATCHES[1:] for ordered in (False, True)]
                 tried[name] = [run(name, *way) for way in ways]
                 fastest = max(tried[name], key=lambda found: found["rows_per_s"])
@@ -226,34 +201,15 @@ def start(options: argparse.Namespace) -> dict[str, Any]:
     text = _texts.read_rows(options.data / "dev.jsonl", 1)[0][0]
     choose = random.Random(options.seed)
     rounds: list[dict[str, Any]] = []
-    present = places(options)
+    present = places(options, "throughput")
     for turn in range(options.rounds + 1):
         one: dict[str, Any] = {"probe_us": probe_us(), "ms": {}, "mb": {}}
         for name in choose.sample(sorted(present), len(present)):
-            one["ms"][name], one["mb"][name] = first_answer(options, present[name], text)
+            one["ms"][name], one["mb"][name] = first_answer(present[name], text)
         if turn:  # the first round fills the file cache
             rounds.append(one)
             report("start")(turn, options.rounds)
     return {"rounds": rounds, "backends": backends(options)}
-
-
-def first_answer(options: argparse.Namespace, place: Place, text: str) -> tuple[float, float]:
-    """Returns the milliseconds from the start of a process to its answer, and its peak memory in MiB."""
-    command = [*command_of(options, place), "--first", text]
-    if place.side == "edgekit":
-        command = [str(place.python), "-c", PROGRAM, str(place.model), text]
-    began = time.perf_counter()
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(2, place.path), cwd="/", text=True
-    ) as process:
-        assert process.stdout is not None
-        answer = process.stdout.readline()
-        ms = (time.perf_counter() - began) * 1e3
-        memory = process.stdout.readline().strip()
-    if not answer or not memory:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode} before its first answer")
-    mb = float(memory) / 1024 if place.side == "edgekit" else float(json.loads(memory)["peak_mb"])
-    return ms, mb
 
 
 def exact(options: argparse.Namespace) -> dict[str, Any]:
@@ -270,9 +226,9 @@ def exact(options: argparse.Namespace) -> dict[str, Any]:
     }
     results: dict[str, Any] = {}
     for name, place in places(options).items():
-        if place.side != "edgekit":
+        if not place.is_bundle:
             continue
-        with opened(options, name, place) as side:
+        with opened(name, place, options.work / "logs") as side:
             alone = side.ask(do="outputs", lists=[dev], batched=False)["outputs"][0]
             found = _exactness.against_torch(reference["dev"], alone, labels, place.model)
             if name != BASELINE:
@@ -282,48 +238,27 @@ def exact(options: argparse.Namespace) -> dict[str, Any]:
     return {"bundles": results}
 
 
-def places(options: argparse.Namespace) -> dict[str, Place]:
-    """Returns all sides: the baseline, the bundles, the peers."""
-    found = {BASELINE: Place(options.baseline / "venv" / "bin" / "python", "edgekit", options.baseline / "bundle")}
-    for folder in sorted((options.work / "bundles").glob("*/manifest.json")):
-        name = folder.parent.name
-        if not options.bundle or name in options.bundle:
-            found[name] = Place(Path(sys.executable), "edgekit", folder.parent, HERE.parent)
+def places(options: argparse.Namespace, *without: str) -> dict[str, Place]:
+    """Returns the sides: the baseline, the bundles, the peers."""
+    python = options.baseline / "venv" / "bin" / "python"
+    found = {BASELINE: Place(python, BUNDLE, "texts", options.baseline / "bundle")}
+    for file in sorted((options.work / "bundles").glob("*/manifest.json")):
+        name = file.parent.name
+        if name not in without and (not options.bundle or name in options.bundle):
+            found[name] = Place(Path(sys.executable), BUNDLE, "texts", file.parent, HERE.parent)
     if options.peers is not None:
+        work, calibration = options.work / "peers", options.data / "train.jsonl"
         for name, (folder, side) in PEERS.items():
-            found[name] = Place(options.peers / folder / "bin" / "python", side, options.model)
+            python = options.peers / folder / "bin" / "python"
+            found[name] = Place(python, side, "texts", options.model, None, work, calibration)
     return found
-
-
-def command_of(options: argparse.Namespace, place: Place, *more: str) -> list[str]:
-    """Returns the command of a side."""
-    command = [str(place.python), str(HERE / "peer.py"), place.side, "texts", str(place.model)]
-    return [*command, "--work", str(options.work / "peers"), "--calib", str(options.data / "train.jsonl"), *more]
-
-
-@contextlib.contextmanager
-def opened(options: argparse.Namespace, name: str, place: Place, *more: str) -> Iterator[Side]:
-    """Makes a peer's artifact where it is not there, and runs a side."""
-    log = options.work / f"{name.replace(' ', '_')}.log"
-    side_environment = environment(2, place.path)
-    if place.side != "edgekit":
-        made = subprocess.run(
-            command_of(options, place, "--make"), capture_output=True, text=True, check=False, env=side_environment
-        )
-        if made.returncode:
-            raise SystemExit(f"{name} cannot be made:\n{made.stderr[-3000:]}")
-    side = Side(name, command_of(options, place, *more), side_environment, log)
-    try:
-        yield side
-    finally:
-        side.close()
 
 
 def backends(options: argparse.Namespace) -> dict[str, str]:
     """Returns the backend of each bundle of this checkout."""
     found = {}
     for name, place in places(options).items():
-        if place.side == "edgekit" and name != BASELINE:
+        if place.is_bundle and name != BASELINE:
             manifest = json.loads((place.model / "manifest.json").read_text("utf-8"))
             found[name] = manifest["variants"][0]["backend"]
     return found
@@ -331,26 +266,8 @@ def backends(options: argparse.Namespace) -> dict[str, str]:
 
 def digests(options: argparse.Namespace) -> dict[str, str]:
     """Returns the sha256 of each bundle's manifest, which has those of all its files."""
-    bundles = {name: place.model for name, place in places(options).items() if place.side == "edgekit"}
+    bundles = {name: place.model for name, place in places(options).items() if place.is_bundle}
     return {n: hashlib.sha256((b / "manifest.json").read_bytes()).hexdigest() for n, b in bundles.items()}
-
-
-def report(part: str) -> Any:
-    """Returns a function that prints how far a part is, at most about twenty times."""
-
-    def shown(done: int, total: int) -> None:
-        if done == total or done % max(1, total // 20) == 0:
-            print(f"{part}: round {done} of {total}", flush=True)
-
-    return shown
-
-
-def machine() -> Mapping[str, Any]:
-    """Returns where it runs."""
-    from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus
-
-    found: dict[str, Any] = {"cpu": cpu_name(), "cpus": cpus(), "instructions": cpu_instructions()}
-    return found | {"date": time.strftime("%Y-%m-%d"), "load": [round(load, 2) for load in os.getloadavg()]}
 
 
 if __name__ == "__main__":
