@@ -36,7 +36,7 @@ def logits_of(rows: Rows) -> np.ndarray:
 def against_torch(reference: np.ndarray, rows: Rows, labels: Sequence[str], bundle: Path) -> dict[str, Any]:
     """Return accuracy, the number of labels that differ from torch's, and the errors of the logits."""
     logits = logits_of(rows)
-    names = json.loads((bundle / "manifest.json").read_text("utf-8"))["labels"]
+    names = json.loads((bundle / "assets" / "task.json").read_text("utf-8"))["labels"]
     right = [names[i] == label for i, label in zip(logits.argmax(axis=1), labels, strict=True)]
     error = logits.astype(np.float64) - reference
     return {

@@ -101,12 +101,15 @@ def parse(parts: tuple[str, ...]) -> argparse.Namespace:
 def build(options: argparse.Namespace) -> dict[str, Any]:
     """Builds the bundles. A pair of method and backend that makes no candidate is recorded with the reason."""
     import edgekit
+    from edgekit import quantize
     from edgekit.spec import target as targets
 
     cpu = targets.load("cpu")
     wanted: dict[str, tuple[Any, dict[str, Any]]] = {"best": ("cpu", {}), "throughput": ("cpu", {"use": "throughput"})}
     for backend in cpu.backends:
         for method in cpu.methods:
+            if backend not in quantize.get(method).BACKENDS:
+                continue
             name = f"{method}-{backend}"
             file = options.work / f"{name}.toml"
             file.write_text(TARGET.format(name=name, backend=backend, method=method), "utf-8")
