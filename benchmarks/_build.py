@@ -140,6 +140,7 @@ class Steps:
         seconds = time.perf_counter() - self._start_s
         one = {"step": self._name, "seconds": round(seconds, 2), "peak_mb": round(memory_mb()["VmHWM"], 1)}
         self.steps.append(one | {"start_mb": round(self._start_mb, 1)})
+        print(json.dumps(self.steps[-1]), flush=True)  # into the log, so that a long build can be watched
 
 
 def sum_steps(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
