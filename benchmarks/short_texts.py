@@ -80,6 +80,12 @@ def parse(parts: tuple[str, ...]) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with train.jsonl, dev.jsonl and test.jsonl")
     parser.add_argument("--baseline", type=Path, required=True, help="folder that baseline_b27babd.sh filled")
     parser.add_argument("--peers", type=Path, help="folder with the environments p-ort and p-ov; none without it")
+    parser.add_argument(
+        "--python",
+        type=Path,
+        default=Path(sys.executable),
+        help="interpreter that runs the bundles [default: this one]",
+    )
     parser.add_argument("--part", choices=parts, action="append", help="repeatable; all by default")
     parser.add_argument(
         "--bundle", action="append", help="name of a bundle in WORK/bundles; repeatable; all by default"
@@ -248,7 +254,7 @@ def places(options: argparse.Namespace, *without: str) -> dict[str, Place]:
     for file in sorted((options.work / "bundles").glob("*/manifest.json")):
         name = file.parent.name
         if name not in without and (not options.bundle or name in options.bundle):
-            found[name] = Place(Path(sys.executable), BUNDLE, "texts", file.parent, HERE.parent)
+            found[name] = Place(options.python, BUNDLE, "texts", file.parent, HERE.parent)
     if options.peers is not None:
         work, calibration = options.work / "peers", options.data / "train.jsonl"
         for name, (folder, side) in PEERS.items():
