@@ -5,7 +5,7 @@ writes it. XNNPACK, the CPU kernels of LiteRT, then multiplies in INT8: a range 
 token) of an activation, so that no samples are needed and an outlier coarsens its own row alone. ONNX Runtime and
 OpenVINO have no such kernel, and ``dynamic`` takes one range for a whole tensor.
 
-Quantization error of the logits against torch, MiniLM-L6 on the SST-2 dev set: rms 0.06 and 3 changed labels of 872,
+Quantization error of the outputs against torch, MiniLM-L6 on the SST-2 dev set: rms 0.06 and 3 changed answers of 872,
 compared with 0.19 and 7 of ``dynamic``.
 
 The graph stays ONNX; :mod:`edgekit.quantize.litert` writes it as a TensorFlow Lite file.
