@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small
+import tiny
 from refusals import refused
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import edgekit
 from edgekit import IntegrityError
-from edgekit.export.graphs import check_memory
+from edgekit.export.graphs import check_memory, export
 from edgekit.modalities._word_memory import WordMemory
 from edgekit.tasks import text_classification
 from edgekit.tasks.text_classification import Settings
@@ -99,6 +100,13 @@ def test_another_mark_of_truncation_turns_it_off(tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(built.modality.encoder), "_recall", marked)
     assert not check_memory(built, inputs(built))
+
+
+@pytest.mark.slow
+def test_an_export_records_it(tmp_path):
+    graphs = export(tiny.source("bert"), tmp_path, tiny.TEXTS)
+    assert written(graphs.assets)["remembers_words"] is True
+    assert text_classification.load(graphs.assets).modality.remembers
 
 
 # ---- a session
