@@ -135,28 +135,22 @@ class LiteRtDevice:
             )
         return LiteRtEngine(self, source, signature)
 
-    def open(self, source: Path | GraphBytes, *, again: bool = False, **options: bool) -> Any:
+    def open(self, model: Path | bytes, name: str, **options: bool) -> Any:
         """Open an interpreter on a graph.
 
-        The first interpreter maps the file, whose caller verifies afterwards that it is unchanged. A later one reads
-        the verified bytes, because the file may have been replaced in the meantime.
-
         Args:
-            source: Graph file.
-            again: Flag for a further interpreter on the same graph.
+            model: Path of the graph, or its content.
+            name: File name of the graph, for messages.
             options: Further options of the interpreter.
 
         Raises:
             BackendError: LiteRT refuses the graph.
         """
-        model: Path | bytes = source.path if isinstance(source, GraphBytes) else source
-        if again and isinstance(source, GraphBytes):
-            model = source.read()
         try:
             return open_interpreter(self._library, model, self._threads, **options)
         except (ValueError, RuntimeError) as problem:
             raise BackendError(
-                f"LiteRT {installed_version('litert')} refuses {source.name}: {problem}. "
+                f"LiteRT {installed_version('litert')} refuses {name}: {problem}. "
                 "Build the bundle again with this version.",
                 code="graph-refused",
             ) from problem
@@ -168,6 +162,9 @@ class LiteRtDevice:
 class LiteRtEngine(ForkAware):
     """A graph with one interpreter per concurrent call.
 
+    The first interpreter maps the file, whose caller verifies afterwards that it is unchanged. Further ones share the
+    verified bytes, because the file may have been replaced in the meantime.
+
     A forked child may use it on the calling thread: a caller computes what no thread of the pool has started. An
     interpreter that another thread of the parent was using at the fork is not used in the child.
     """
@@ -177,7 +174,9 @@ class LiteRtEngine(ForkAware):
         self._device = device
         self._source = source
         self._signature = signature
-        self._idle = [Interpreted(device.open(source), signature, source.name)]
+        path = source.path if isinstance(source, GraphBytes) else source
+        self._idle = [Interpreted(device.open(path, source.name), signature, source.name)]
+        self._content: bytes | None = None
         self._count = 1
         self._waiting = 0
         self._is_closed = False
@@ -240,7 +239,11 @@ class LiteRtEngine(ForkAware):
     def _open_another(self) -> Interpreted:
         """Return a further interpreter, which is counted already."""
         try:
-            return Interpreted(self._device.open(self._source, again=True), self._signature, self._source.name)
+            with self._changed:
+                if self._content is None:
+                    self._content = self._read()
+            interpreter = self._device.open(self._content, self._source.name)
+            return Interpreted(interpreter, self._signature, self._source.name)
         except BaseException:
             with self._changed:
                 self._count -= 1
@@ -252,9 +255,14 @@ class LiteRtEngine(ForkAware):
 
         A layer that XNNPACK did not take is ``interpreted``.
         """
+        content = self._content or self._read()
         return executed_precisions(
-            self._device.open(self._source, again=True, experimental_disable_delegate_node_fusion=True)
+            self._device.open(content, self._source.name, experimental_disable_delegate_node_fusion=True)
         )
+
+    def _read(self) -> bytes:
+        """Return the verified content of the graph."""
+        return self._source.read() if isinstance(self._source, GraphBytes) else self._source.read_bytes()
 
     def close(self) -> None:
         """Free the interpreters. A forked child does nothing, as with the other backends."""
@@ -263,3 +271,4 @@ class LiteRtEngine(ForkAware):
         with self._changed:
             self._is_closed = True
             self._idle.clear()
+            self._content = None

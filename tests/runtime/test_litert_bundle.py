@@ -14,8 +14,8 @@ from refusals import refused
 
 import edgekit
 from edgekit import backends
-from edgekit.backends import GraphBytes, litert
-from edgekit.bundle import trust
+from edgekit.backends import litert
+from edgekit.bundle import exported, trust
 from edgekit.bundle.trust import open_bundle
 
 pytestmark = pytest.mark.device
@@ -53,6 +53,16 @@ def test_what_ran_is_what_the_build_recorded(litert_bundle):
     assert "interpreted" not in engine.precisions(), "XNNPACK took every linear layer"
 
 
+def test_the_bundle_has_the_metadata_of_its_graph(litert_bundle):
+    manifest = open_bundle(litert_bundle).manifest
+    files = {name: litert_bundle / name for name in manifest.files}
+    ((name, content),) = exported.metadata(manifest, files).items()
+    assert (litert_bundle / name).read_bytes() == content
+    about = json.loads(content)
+    assert about["graph"]["sha256"] == manifest.files["graphs/model.tflite"].sha256
+    assert [spec["shape"] for spec in about["graph"]["inputs"]] == [[1, -1]] * 3, "one row a call, of any length"
+
+
 def test_a_text_is_answered_alike_in_lists_and_by_any_number_of_threads(litert_bundle):
     texts = ANSWERS["texts"][:12]
     with edgekit.load(litert_bundle, threads=1) as session:
@@ -79,10 +89,10 @@ def test_a_graph_that_changes_while_it_is_loaded(bundle, monkeypatch):
     shutil.copyfile(file, other)
     taken = litert.LiteRtDevice.open
 
-    def swap(self, source, **options):
-        assert isinstance(source, GraphBytes)
+    def swap(self, model, name, **options):
+        assert model == file, "mapped, not read"
         os.replace(other, file)
-        return taken(self, source, **options)
+        return taken(self, model, name, **options)
 
     monkeypatch.setattr(litert.LiteRtDevice, "open", swap)
     with refused("bundle-changed"):
