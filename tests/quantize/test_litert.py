@@ -445,11 +445,15 @@ def test_an_operator_that_is_unknown_is_named(tmp_path, step, operator):
         ("ReduceMean<keepdims=0>(x, place)", ("batch", 32)),
         ("Gather<axis=2>(x, pair)", ("batch", "sequence", 2)),
         ("Where(more, x, half)", ("batch", "sequence", 32)),
+        ("Transpose(x)", (32, "sequence", "batch")),
+        ("MatMul(x, turned)", ("batch", "sequence", "sequence")),
     ],
 )
 def test_further_operators(tmp_path, step, shape):
     dims = ", ".join(map(str, shape))
     condition = "more = Greater(x, half)\n" if "more" in step else ""
+    if "turned" in step:
+        condition = "other = Transpose<perm=[2, 1, 0]>(x) turned = Transpose<perm=[2, 0, 1]>(other)"
     graph = own(
         tmp_path,
         f"agraph (float[batch, sequence, 32] x) => (float[{dims}] y) {{ {condition} y = {step} }}",

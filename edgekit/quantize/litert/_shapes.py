@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.quantize.litert._fuse import MOST_PARTS
+from edgekit.quantize.litert._fuse import MOST_PARTS, permutation
 from edgekit.quantize.litert._lowering import Lowering, table
 from edgekit.quantize.litert._sizes import Size
 
@@ -26,7 +26,7 @@ def reshape(graph: Lowering, node: ir.Node) -> None:
 @table.add("Transpose")
 def transpose(graph: Lowering, node: ir.Node) -> None:
     """Lower a new order of axes."""
-    order = list(node.attributes["perm"].as_ints())
+    order = permutation(node, graph.rank(node.inputs[0]))
     if order == [0, 2, 3, 1] and graph.has_channels_last(node.inputs[0]):
         graph.alias(node, graph.channels_last(node.inputs[0]))
         return
