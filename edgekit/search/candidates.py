@@ -40,7 +40,7 @@ _SHORT_ROUNDS = 2
 _LAST_ROUNDS = 12
 _INPUTS_PER_ROUND = 20
 _FINALIST_RATIO = 1.5  # Candidates that take longer than this multiple of the fastest are not timed again.
-_MAX_DEVICE_VARIANTS = 3
+_MAX_DEVICE_VARIANTS = 2
 _STATIC_GAIN = 2.0  # Largest gain from static shapes that was ever measured.
 
 
@@ -66,7 +66,7 @@ def search_bundle(
 
     Candidates are first judged by the size of their graphs and assets. If the winner's complete bundle is too large,
     the search is repeated with the size of all other parts added to each candidate; measurements are reused. If it is
-    still too large, a device bundle gets one variant instead of three.
+    still too large, a device bundle gets one variant alone.
 
     Args:
         ctx: Build.

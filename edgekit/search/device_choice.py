@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgekit import backends
 from edgekit.machine.cpu import cpu_name
 from edgekit.search import choose, rejections
 from edgekit.search.choose import Choice
@@ -33,7 +34,8 @@ def choose_for_device(ctx: BuildContext, candidates: Sequence[Candidate], max_va
     Args:
         ctx: Build.
         candidates: Candidates in the target's order of preference.
-        max_variants: Largest number of candidates to ship.
+        max_variants: Largest number of candidates with ONNX graphs to ship. If it is more than 1, one candidate with a
+            graph of another format is shipped beside them.
 
     Raises:
         BudgetError: If no candidate meets the limits.
@@ -52,7 +54,8 @@ def choose_for_device(ctx: BuildContext, candidates: Sequence[Candidate], max_va
         reasons.append(trouble or rejections.excess(trial, judgeable_budget, ctx.strict, higher_is_better))
     able = [i for i, reason in enumerate(reasons) if not reason]
     # A bundle has one set of assets, so all variants must share preprocessing and settings.
-    chosen = [i for i in able if _list_assets(candidates[i]) == _list_assets(candidates[able[0]])][:max_variants]
+    same = [i for i in able if _list_assets(candidates[i]) == _list_assets(candidates[able[0]])]
+    chosen = _select_first(candidates, same, max_variants)
     limit_mb = target.budget.size_mb
     if limit_mb is not None and len(chosen) > 1:
         _, all_files = _merge_variants([candidates[i] for i in chosen])
@@ -87,6 +90,26 @@ def choose_for_device(ctx: BuildContext, candidates: Sequence[Candidate], max_va
         shipped.append(replace(candidate, variant=replace(candidate.variant, executed=judged[index].executed)))
     variants, files = _merge_variants(shipped)
     return Choice(winner, files, variants, reason, judged)
+
+
+def _select_first(candidates: Sequence[Candidate], order: Sequence[int], max_variants: int) -> list[int]:
+    """Return the candidates to ship, in the order of preference.
+
+    Args:
+        candidates: Candidates.
+        order: Indices of those that may be shipped, the preferred one first.
+        max_variants: Largest number with ONNX graphs; one in total if it is 1.
+    """
+    if max_variants == 1:
+        return list(order[:1])
+    left = {True: max_variants, False: 1}  # By whether the graph is an ONNX file.
+    chosen = []
+    for index in order:
+        is_onnx = backends.get(candidates[index].variant.backend).GRAPH == ".onnx"
+        if left[is_onnx]:
+            left[is_onnx] -= 1
+            chosen.append(index)
+    return chosen
 
 
 def _merge_variants(candidates: Sequence[Candidate]) -> tuple[tuple[Variant, ...], dict[str, Path]]:

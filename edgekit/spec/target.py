@@ -91,8 +91,8 @@ class Target:
             missing, the build searches for them.
         use: ``latency`` for the shortest time per text, ``throughput`` for the most texts per second in batches.
         choose_on: ``host`` if the build machine races the candidates. ``device`` if it cannot run them as the device
-            does: the bundle then holds the three candidates that the target prefers (by order of the methods, then of
-            the backends), and they race when the bundle is first loaded.
+            does: the bundle then holds the two candidates that the target prefers (by order of the methods, then of the
+            backends) and, beside them, the first one on LiteRT. They race when the bundle is first loaded.
         instructions: Instruction sets of the device's CPU, as ``edgekit doctor`` names them; empty for those of the
             build machine.
         engine: Recipe of the TensorRT engines; None for backends that run the graph itself.

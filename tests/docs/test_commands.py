@@ -223,7 +223,9 @@ def test_the_commands_of_a_page_parse(page):
         elif block.language == "toml":
             pytest.importorskip("tomllib").loads(block.text)
         else:
-            assert block.language in ("json", "yaml", "text", "sh", ""), f"{page}:{block.line}: {block.language}"
+            assert block.language in ("json", "yaml", "text", "sh", "kotlin", ""), (
+                f"{page}:{block.line}: {block.language}"
+            )
 
 
 def test_what_does_not_parse():
