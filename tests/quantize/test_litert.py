@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -235,6 +236,75 @@ def test_the_same_bytes_each_time(written, tmp_path):
     assert (tmp_path / "again.tflite").read_bytes() == path.read_bytes()
 
 
+# ---- images
+
+
+PICTURE = {"x": ("batch", 4, 12, 12)}
+KERNELS = {
+    "w": np.random.default_rng(2).normal(size=(8, 4, 3, 3)).astype(np.float32) / 6,
+    "deep": np.random.default_rng(3).normal(size=(8, 1, 3, 3)).astype(np.float32) / 3,
+    "b": np.random.default_rng(4).normal(size=8).astype(np.float32),
+    "scale": np.random.default_rng(5).normal(size=(8, 1, 1)).astype(np.float32),
+    "zero": np.array(0, np.float32),
+    "six": np.array(6, np.float32),
+    "one": np.array(1, np.float32),
+    "places": np.array([2, 3]),
+    "border": np.array([0, 0, 1, 2, 0, 0, 0, 3]),
+}
+
+
+@pytest.mark.parametrize(
+    ("steps", "shape"),
+    [
+        ("y = Conv(x, w, b)", (8, 10, 10)),
+        ("y = Conv<pads=[1, 1, 1, 1]>(x, w)", (8, 12, 12)),
+        ("y = Conv<pads=[1, 1, 1, 1], strides=[2, 2]>(x, w, b)", (8, 6, 6)),
+        ("y = Conv<pads=[0, 0, 1, 1], strides=[2, 2]>(x, w, b)", (8, 6, 6)),
+        ("y = Conv<pads=[0, 2, 1, 0], strides=[1, 2]>(x, w, b)", (8, 11, 6)),
+        ("y = Conv<pads=[2, 2, 2, 2], dilations=[2, 2]>(x, w, b)", (8, 12, 12)),
+        ("y = Conv<pads=[1, 1, 1, 1], group=4>(x, deep, b)", (8, 12, 12)),
+        ("c = Conv(x, w, b) y = MaxPool<kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]>(c)", (8, 5, 5)),
+        ("c = Conv(x, w, b) y = MaxPool<kernel_shape=[2, 2], strides=[2, 2]>(c)", (8, 5, 5)),
+        ("c = Conv(x, w, b) y = Clip(c, zero, six)", (8, 10, 10)),
+        ("c = Conv(x, w, b) y = Clip(c, zero, one)", (8, 10, 10)),
+        ("c = Conv(x, w, b) r = Relu(c) m = Mul(r, scale) y = Add(m, c)", (8, 10, 10)),
+        ("c = Conv(x, w, b) l = Transpose<perm=[0, 2, 3, 1]>(c) y = Transpose<perm=[0, 3, 1, 2]>(l)", (8, 10, 10)),
+        ("c = Conv(x, w, b) y = ReduceMean<keepdims=0>(c, places)", (8,)),
+        ("c = Conv(x, w, b) y = ReduceL2<keepdims=1>(c, places)", (8, 1, 1)),
+        ("y = Pad(x, border)", (4, 13, 17)),
+    ],
+)
+def test_images(tmp_path, steps, shape):
+    dims = ", ".join(map(str, shape))
+    text = f"agraph (float[batch, 4, 12, 12] x) => (float[batch, {dims}] y) {{ {steps} }}"
+    names = {name: array for name, array in KERNELS.items() if re.search(rf"\b{name}\b", steps)}
+    path = check_own(own(tmp_path, text, PICTURE, {"y": ("batch", *shape)}, **names), (3, 4, 12, 12), (1, 4, 12, 12))
+    taken, left, _ = operators(path)
+    assert not {"CONV_2D", "DEPTHWISE_CONV_2D"} & set(left)
+    # One into the form with the channels last, and one back.
+    assert taken["TRANSPOSE"] <= 2
+
+
+@pytest.mark.parametrize(
+    ("step", "operator"),
+    [
+        ("Conv<group=2, pads=[1, 1, 1, 1]>(x, w)", "Conv"),
+        ('Conv<auto_pad="SAME_UPPER">(x, w)', "Conv"),
+        ("MaxPool<kernel_shape=[3, 3], dilations=[2, 2]>(x)", "MaxPool"),
+        ("Clip(x, zero)", "Clip"),
+        ('Pad<mode="reflect">(x, border)', "Pad"),
+    ],
+)
+def test_forms_for_images_that_are_unknown(tmp_path, step, operator):
+    names = {name: array for name, array in KERNELS.items() if re.search(rf"\b{name}\b", step)}
+    if "group=2" in step:
+        names["w"] = np.ones((8, 2, 3, 3), np.float32)
+    text = f"agraph (float[batch, 4, 12, 12] x) => (float[batch, c, h, w1] y) {{ y = {step} }}"
+    graph = own(tmp_path, text, PICTURE, {"y": ("batch", 8, "h", "w1")}, **names)
+    with refused("litert-operator", operator=operator):
+        litert.write(graph.path, graph.signature, tmp_path / "own.tflite")
+
+
 # ---- graphs of one's own
 
 
@@ -375,11 +445,15 @@ def test_an_operator_that_is_unknown_is_named(tmp_path, step, operator):
         ("ReduceMean<keepdims=0>(x, place)", ("batch", 32)),
         ("Gather<axis=2>(x, pair)", ("batch", "sequence", 2)),
         ("Where(more, x, half)", ("batch", "sequence", 32)),
+        ("Transpose(x)", (32, "sequence", "batch")),
+        ("MatMul(x, turned)", ("batch", "sequence", "sequence")),
     ],
 )
 def test_further_operators(tmp_path, step, shape):
     dims = ", ".join(map(str, shape))
     condition = "more = Greater(x, half)\n" if "more" in step else ""
+    if "turned" in step:
+        condition = "other = Transpose<perm=[2, 1, 0]>(x) turned = Transpose<perm=[2, 0, 1]>(other)"
     graph = own(
         tmp_path,
         f"agraph (float[batch, sequence, 32] x) => (float[{dims}] y) {{ {condition} y = {step} }}",

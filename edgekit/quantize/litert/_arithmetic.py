@@ -47,6 +47,8 @@ def plain(graph: Lowering, node: ir.Node) -> None:
     if len(node.inputs) > 2 and node.op_type in ("Max", "Min"):
         raise graph.refuse(node, "more than two inputs")
     name, version = _PLAIN[node.op_type]
+    if graph.lower_image(node, name, version):
+        return
     graph.operator(name, [graph.tensor(value) for value in node.inputs], node, version)
 
 
@@ -80,13 +82,32 @@ def cumulative_sum(graph: Lowering, node: ir.Node) -> None:
     graph.operator("CUMSUM", inputs, node, exclusive=exclusive, reverse=bool(node.attributes.get_int("reverse", 0)))
 
 
-@table.add("ReduceMean", "ReduceSum", "ReduceMax", data=(0,))
-def reduction(graph: Lowering, node: ir.Node) -> None:
-    """Lower a reduction along constant axes."""
+@table.add("ReduceL2", data=(0,))
+def norm(graph: Lowering, node: ir.Node) -> None:
+    """Lower a Euclidean norm along constant axes."""
+    axes = _axes(graph, node)
+    x = graph.tensor(node.inputs[0])
+    squares = graph.step("MUL", [x, x], graph.shape(node.inputs[0]))
+    keep = bool(node.attributes.get_int("keepdims", 1))
+    total = graph.step("SUM", [squares, graph.vector(axes)], graph.shape(node.outputs[0]), keepDims=keep)
+    graph.operator("SQRT", [total], node)
+
+
+def _axes(graph: Lowering, node: ir.Node) -> list[int]:
+    """Return the axes of a reduction, counted from the first."""
     axes = graph.observed.constant(node.inputs[1]) if len(node.inputs) > 1 else None
     if axes is None:
         raise graph.refuse(node, "axes that are computed, or none")
-    rank = graph.rank(node.inputs[0])
+    return [int(axis) % graph.rank(node.inputs[0]) for axis in axes]
+
+
+@table.add("ReduceMean", "ReduceSum", "ReduceMax", data=(0,))
+def reduction(graph: Lowering, node: ir.Node) -> None:
+    """Lower a reduction along constant axes; that of an image to one number a channel takes it as it is."""
+    axes = _axes(graph, node)
     name = {"ReduceMean": "MEAN", "ReduceSum": "SUM", "ReduceMax": "REDUCE_MAX"}[node.op_type]
-    inputs = [graph.tensor(node.inputs[0]), graph.vector([int(axis) % rank for axis in axes])]
-    graph.operator(name, inputs, node, keepDims=bool(node.attributes.get_int("keepdims", 1)))
+    keep = bool(node.attributes.get_int("keepdims", 1))
+    if graph.has_channels_last(node.inputs[0]) and sorted(axes) == [2, 3] and not keep:
+        graph.operator(name, [graph.channels_last(node.inputs[0]), graph.vector([1, 2])], node, keepDims=False)
+        return
+    graph.operator(name, [graph.tensor(node.inputs[0]), graph.vector(axes)], node, keepDims=keep)

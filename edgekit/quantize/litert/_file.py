@@ -225,4 +225,10 @@ _OPTIONS = {
     "BATCH_MATMUL": "BatchMatMul",
     "CONCATENATION": "Concatenation",
     "CONV_2D": "Conv2D",
+    "DEPTHWISE_CONV_2D": "DepthwiseConv2D",
+    "MAX_POOL_2D": "Pool2D",
+    "REDUCE_MAX": "Reducer",
+    "PADV2": "PadV2",
+    "MAXIMUM": "MaximumMinimum",
+    "MINIMUM": "MaximumMinimum",
 }

@@ -18,7 +18,7 @@ from edgekit.quantize._embeddings import OFFSET
 from edgekit.quantize.graphs import constant, find_producer, initializer, number, only_user, replace, sweep
 from edgekit.quantize.litert._sizes import Observed
 
-__all__ = ["DOMAIN", "MOST_PARTS", "fuse"]
+__all__ = ["DOMAIN", "MOST_PARTS", "fuse", "permutation"]
 
 DOMAIN = "litert"
 
@@ -42,6 +42,13 @@ def fuse(model: ir.Model, observed: Observed) -> None:
     fuse_heads(graph, observed)
     fuse_lookups(graph)
     sweep(model)
+
+
+def permutation(node: ir.Node, rank: int) -> list[int]:
+    """Return the order of axes of a Transpose; by default, they are reversed."""
+    if "perm" in node.attributes:
+        return list(node.attributes["perm"].as_ints())
+    return list(range(rank))[::-1]
 
 
 def fold_scales(graph: ir.Graph) -> int:
@@ -205,7 +212,7 @@ def _without_swap(right: ir.Value, observed: Observed) -> tuple[ir.Value, list[i
     transpose = find_producer(right, "Transpose")
     if transpose is None or transpose.inputs[0] is None:
         return right, []
-    order = list(transpose.attributes["perm"].as_ints())
+    order = permutation(transpose, len(observed.shape(right)))
     if order[-1] == len(order) - 1:
         return right, []
     swap = [*range(len(order) - 2), len(order) - 1, len(order) - 2]
@@ -265,7 +272,7 @@ def _parts_with_heads(node: ir.Node, observed: Observed) -> list[ir.Node] | None
         transpose = only_user(reshape.outputs[0])
         if transpose is None or transpose.op_type != "Transpose" or shape is None or len(shape) != 4:
             return None
-        shapes.add((tuple(shape.tolist()), tuple(transpose.attributes["perm"].as_ints())))
+        shapes.add((tuple(shape.tolist()), tuple(permutation(transpose, 4))))
         transposes.append(transpose)
     if len(shapes) != 1 or len(transposes) > MOST_PARTS:
         return None

@@ -105,34 +105,3 @@ def gelu(graph: Lowering, node: ir.Node) -> None:
     """Lower a GELU of either form."""
     approximate = node.attributes.get_string("approximate", "none") == "tanh"
     graph.operator("GELU", [graph.tensor(node.inputs[0])], node, approximate=approximate)
-
-
-@table.add("Conv", data=(0,))
-def convolution(graph: Lowering, node: ir.Node) -> None:
-    """Lower a two-dimensional convolution without padding, groups or dilation, as of patches of an image."""
-    weight = graph.observed.constant(node.inputs[1])
-    shape = graph.shape(node.outputs[0])
-    strides = list(node.attributes["strides"].as_ints()) if "strides" in node.attributes else [1, 1]
-    plain = not any(node.attributes["pads"].as_ints()) if "pads" in node.attributes else True
-    dilations = node.attributes["dilations"].as_ints() if "dilations" in node.attributes else [1]
-    plain = plain and node.attributes.get_int("group", 1) == 1 and set(dilations) == {1}
-    if weight is None or weight.ndim != 4 or not plain:
-        raise graph.refuse(node, "padding, groups, dilation or another number of axes than four")
-    width = weight.shape[0]
-    bias = graph.observed.constant(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(width, np.float32)
-    assert bias is not None
-    source = graph.shape(node.inputs[0])
-    order = graph.vector([0, 2, 3, 1])
-    pixels = graph.step("TRANSPOSE", [graph.tensor(node.inputs[0]), order], [source[i] for i in (0, 2, 3, 1)])
-    kernel = graph.array(weight.transpose(0, 2, 3, 1))
-    patches = graph.step(
-        "CONV_2D",
-        [pixels, kernel, graph.array(bias)],
-        [shape[i] for i in (0, 2, 3, 1)],
-        padding=1,
-        strideH=strides[0],
-        strideW=strides[1],
-        dilationHFactor=1,
-        dilationWFactor=1,
-    )
-    graph.operator("TRANSPOSE", [patches, graph.vector([0, 3, 1, 2])], node)

@@ -74,6 +74,7 @@ class Lowering:
         self.file = file
         self.observed = observed
         self._tensors = dict(inputs)
+        self._channels_last: dict[ir.Value, int] = {}
         self._sources: dict[str, tuple[int, int]] = {}
         self._sizes: dict[object, int] = {}
         for value, tensor in inputs.items():
@@ -93,6 +94,10 @@ class Lowering:
     def tensor(self, value: ir.Value | None) -> int:
         """Return the tensor of a value: computed before, or a constant that is added now."""
         assert value is not None
+        if value not in self._tensors and value in self._channels_last:
+            order = self.vector([0, 3, 1, 2])
+            inputs = [self._channels_last[value], order]
+            self._tensors[value] = self.step("TRANSPOSE", inputs, self.shape(value), dtype=self.observed.dtype(value))
         if value not in self._tensors:
             array = self.observed.constant(value)
             sizes = self.observed.sizes(value)
@@ -103,6 +108,53 @@ class Lowering:
             else:
                 raise KeyError(f"the value '{value.name}' was not computed")
         return self._tensors[value]
+
+    def has_channels_last(self, value: ir.Value | None) -> bool:
+        """Return whether an image was computed with its channels as the last axis."""
+        return value in self._channels_last
+
+    def channels_last(self, value: ir.Value | None) -> int:
+        """Return the tensor of an image ``[batch, channels, height, width]`` with its channels as the last axis."""
+        assert value is not None
+        if value not in self._channels_last:
+            inputs = [self.tensor(value), self.vector([0, 2, 3, 1])]
+            shape = [self.shape(value)[axis] for axis in (0, 2, 3, 1)]
+            self._channels_last[value] = self.step("TRANSPOSE", inputs, shape, dtype=self.observed.dtype(value))
+        return self._channels_last[value]
+
+    def set_channels_last(self, node: ir.Node, tensor: int) -> None:
+        """Make a tensor with its channels as the last axis the output of a node. Other readers get it transposed."""
+        self._channels_last[node.outputs[0]] = tensor
+
+    def image_shape(self, node: ir.Node) -> list[Size]:
+        """Return the shape of a node's output with its channels as the last axis."""
+        shape = self.shape(node.outputs[0])
+        return [shape[axis] for axis in (0, 2, 3, 1)]
+
+    def lower_image(self, node: ir.Node, name: str, version: int) -> bool:
+        """Add an operator on the elements of images, and return whether it is one.
+
+        Args:
+            node: Node whose operator works on one element at a time.
+            name: Operator of TensorFlow Lite.
+            version: Version of that operator.
+        """
+        if not any(value in self._channels_last for value in node.inputs):
+            return False
+        inputs = []
+        for value in node.inputs:
+            array = self.observed.constant(value)
+            if value in self._channels_last:
+                inputs.append(self.channels_last(value))
+            elif array is not None and array.size == 1:
+                inputs.append(self.array(array.reshape(())))
+            elif array is not None and array.ndim in (3, 4) and array.size == array.shape[-3]:
+                inputs.append(self.array(array.reshape(-1)))
+            else:
+                return False
+        dtype = self.observed.dtype(node.outputs[0])
+        self.set_channels_last(node, self.step(name, inputs, self.image_shape(node), version, dtype))
+        return True
 
     def is_known(self, node: ir.Node) -> bool:
         """Return whether all outputs of a node are constants or sizes, which no operator has to compute."""

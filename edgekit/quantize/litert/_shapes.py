@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.quantize.litert._fuse import MOST_PARTS
+from edgekit.quantize.litert._fuse import MOST_PARTS, permutation
 from edgekit.quantize.litert._lowering import Lowering, table
 from edgekit.quantize.litert._sizes import Size
 
@@ -26,7 +26,13 @@ def reshape(graph: Lowering, node: ir.Node) -> None:
 @table.add("Transpose")
 def transpose(graph: Lowering, node: ir.Node) -> None:
     """Lower a new order of axes."""
-    order = list(node.attributes["perm"].as_ints())
+    order = permutation(node, graph.rank(node.inputs[0]))
+    if order == [0, 2, 3, 1] and graph.has_channels_last(node.inputs[0]):
+        graph.alias(node, graph.channels_last(node.inputs[0]))
+        return
+    if order == [0, 3, 1, 2]:
+        graph.set_channels_last(node, graph.tensor(node.inputs[0]))
+        return
     graph.operator("TRANSPOSE", [graph.tensor(node.inputs[0]), graph.vector(order)], node)
 
 
@@ -57,6 +63,19 @@ def expand(graph: Lowering, node: ir.Node) -> None:
     if counts is None:
         raise graph.refuse(node, "repetitions that are computed from values")
     graph.operator("TILE", [graph.tensor(node.inputs[0]), graph.size_tensor(counts, 1)], node)
+
+
+@table.add("Pad", data=(0,))
+def pad(graph: Lowering, node: ir.Node) -> None:
+    """Lower a border of zeros of constant width."""
+    pads = graph.observed.constant(node.inputs[1])
+    value = graph.observed.constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    has_axes = len(node.inputs) > 3 and node.inputs[3] is not None
+    is_plain = node.attributes.get_string("mode", "constant") == "constant" and not has_axes
+    if pads is None or pads.min() < 0 or not is_plain or (value is not None and value.any()):
+        raise graph.refuse(node, "widths that are computed or negative, axes, or a border other than of zeros")
+    border = pads.reshape(2, -1).T
+    graph.operator("PAD", [graph.tensor(node.inputs[0]), graph.array(np.ascontiguousarray(border))], node)
 
 
 @table.add("Split", data=(0,))
