@@ -144,6 +144,19 @@ def test_streams_share_nothing_and_interpreters_are_made_on_demand(tmp_path):
     engine.close()
 
 
+def test_a_call_beyond_the_streams_waits():
+    engine = litert.open_device("cpu", 2, streams=2).load(selftest.GRAPH, selftest.SIGNATURE)
+    busy = [engine._take(), engine._take()]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(engine.run, {"rows": ROWS}) for _ in range(2)]
+        assert not concurrent.futures.wait(waiting, timeout=0.3).done
+        for interpreted in busy:
+            engine._put_back(interpreted)
+        for call in waiting:
+            assert call.result(timeout=60)["products"].shape == (4, selftest.OUTPUTS)
+    assert (engine._count, len(engine._idle), engine._waiting) == (2, 2, 0)
+
+
 def test_a_further_interpreter_opens_the_verified_bytes(tmp_path):
     file = write(tmp_path, selftest.GRAPH.read_bytes())
     reads = []
@@ -185,6 +198,13 @@ def test_inputs_of_other_types_are_cast_or_refused(device, tmp_path):
     with refused("graph-input"):
         engine.run({"ids": ids})
     np.testing.assert_array_equal(engine.run({"ids": ids, "more": 0 * ids})["total"], ids)
+    # One input is resized, the other refused: the next call with the new size of the one must not take it as done.
+    one = np.ones((1, 1), np.int64)
+    engine.run({"ids": ids, "more": one})
+    longer = np.array([[4, 5, 6, 7]])
+    with refused("graph-run-failed"):
+        engine.run({"ids": longer, "more": one[0]})
+    np.testing.assert_array_equal(engine.run({"ids": longer, "more": one})["total"], longer + 1)
 
 
 def test_a_shape_that_does_not_fit_is_refused_and_the_next_call_is_right(engine):
@@ -238,7 +258,7 @@ def test_devices_and_settings_that_are_refused(device):
 
 def test_a_forked_child_uses_what_its_parent_loaded():
     code = """
-import os
+import os, threading
 import numpy as np
 from edgekit.backends import _litert_selftest as selftest, litert
 rows = np.random.default_rng(5).normal(size=(64, selftest.INPUTS)).astype(np.float32)
@@ -246,8 +266,10 @@ for threads in (1, 2):
     engine = litert.open_device("cpu", threads).load(selftest.GRAPH, selftest.SIGNATURE)
     expected = engine.run({"rows": rows})["products"]
     if threads == 2:
-        busy = engine._take()  # as in a call of another thread at the fork
-        engine._changed.acquire()
+        busy = engine._take()  # as in a call of another thread at the fork, which also holds the lock
+        holder = threading.Thread(target=engine._changed.acquire)
+        holder.start()
+        holder.join()
     if (child := os.fork()) == 0:
         for size in (64, 3):
             assert np.array_equal(engine.run({"rows": rows[:size]})["products"], expected[:size])
