@@ -14,6 +14,7 @@ from onnxscript import optimizer, version_converter
 from onnxscript.rewriter import RewriteRule, RewriteRuleSet
 
 from edgekit.export._onnx_checks import NEWEST_OPSET, open_graph, output_name
+from edgekit.export._shapes import name_axes
 from edgekit.quantize.graphs import number
 from edgekit.source.modules import quiet
 from edgekit.spec.errors import ExportError
@@ -51,6 +52,7 @@ def import_graph(path: Path, signature: Signature) -> ir.Model:
             fuse_layer_norm(model)  # first: the optimizer takes an epsilon of 1e-12 for zero and removes it
             optimizer.optimize(model, onnx_shape_inference=True)
             _lift_constants(model)
+            name_axes(model, signature)
     except Exception as problem:  # converters raise of every kind
         lines = str(problem).strip().splitlines()
         reason = lines[0] if lines else type(problem).__name__

@@ -68,14 +68,26 @@ def rows_of(graphs: GraphSet) -> str:
 
 
 def linear_macs(graphs: GraphSet) -> int:
-    """Return the multiply-accumulate operations of all linear layers for one token, as a roofline model counts them.
+    """Return the multiply-accumulates of the linear layers that run for every token, as a roofline model counts them.
+
+    A last layer that computes the positions of the head only costs the same for a row of any length. Its layers, except
+    those of keys and values, are not counted.
 
     Returns:
-        The number of operations; 0 for several graphs, because the loop decides how often each of them runs.
+        The number of operations for one token; 0 for several graphs, because the loop decides how often each of them
+        runs.
     """
     from edgekit.quantize.graphs import constant, linears, load
 
     if len(graphs.graphs) > 1:
         return 0
-    weights = [constant(layer.weight) for layer in linears(load(graphs.graphs[0].path).graph)]
+    layers = linears(load(graphs.graphs[0].path).graph)
+    # The axis of the tokens is a name, or the same number in every layer if all rows have one size.
+    sizes = [list(layer.x.shape)[-2] for layer in layers if layer.x.shape is not None]
+    has_names = any(not isinstance(size, int) for size in sizes)
+    longest = max((size for size in sizes if isinstance(size, int)), default=0)
+    weights = []
+    for layer, size in zip(layers, sizes, strict=True):
+        if not isinstance(size, int) or (not has_names and size == longest):
+            weights.append(constant(layer.weight))
     return sum(weight.size for weight in weights if weight is not None)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 import tiny
 import torch
@@ -25,7 +26,7 @@ import edgekit
 from edgekit import backends, source
 from edgekit.export.graphs import OPSET, TOLERANCE
 from edgekit.quantize import tensorrt_rules
-from edgekit.quantize.graphs import constant
+from edgekit.quantize.graphs import constant, linears
 from edgekit.runtime.loops import single
 from edgekit.source.processors.text import MODEL_TYPES
 
@@ -213,7 +214,7 @@ def test_no_traces_of_python_are_left(name):
 
 @each
 def test_shapes_are_constants(name):
-    """DeBERTa folds heads into the batch, twelve times in two layers: such a shape is a product, which no constant can say."""
+    """DeBERTa folds heads into the batch, ten times in two layers: such a shape is a product, which no constant can say."""
     graph = graph_of(name)
     reshapes = [node for node in graph if node.op_type == "Reshape"]
     assert reshapes
@@ -221,7 +222,7 @@ def test_shapes_are_constants(name):
     if name != "deberta-v2":
         assert dynamic == []
         return
-    assert len(dynamic) == 12
+    assert len(dynamic) == 10  # Where one query is left, two of them are known.
     for node in dynamic:
         # A product such as 4*batch has no name of its own among the graph's axes.
         axes = {str(dim) for value in (node.inputs[0], node.outputs[0]) for dim in value.shape}
@@ -271,13 +272,39 @@ def test_one_additive_mask(name):
     layers = tiny.source(name).module.config.num_hidden_layers
     shapes = sorted(str(value.shape) for value in used)
     if name == "modernbert":
-        assert sorted(used.values()) == [1, 2]  # one global layer, two with a window
-        assert shapes == ["[batch,1,1,sequence]", "[batch,1,sequence,sequence]"]
+        # One global layer and two with a window, the last of which has one query.
+        assert list(used.values()) == [1, 1, 1]
+        assert shapes == ["[batch,1,1,sequence]", "[batch,1,1,sequence]", "[batch,1,sequence,sequence]"]
     else:
         assert list(used.values()) == [layers]
         assert shapes == ["[batch,1,1,sequence]"]
     assert ops(graph)["Softmax"] == layers
     assert all(node.outputs[0].uses()[0].node.op_type == "Softmax" for node, _ in meetings)
+
+
+@each
+def test_the_last_layer_computes_the_first_token_alone(name):
+    """Counted as the graph runs: every product with a weight has as many positions as torch's modules say."""
+    model = ir.load(tiny.exported_anew(name).graphs[0].path)
+    products = {layer.node.outputs[0]: layer for layer in linears(model.graph)}
+    model.graph.outputs.extend(products)
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
+    row = tiny.random_rows(tiny.source(name), [9])[0]
+    values = session.run(None, {n: array[None] for n, array in row.items()})[1:]
+    for (value, layer), array in zip(products.items(), values, strict=True):
+        assert list(value.shape)[-2] in (array.shape[-2], "sequence"), layer.name
+    macs = sum(
+        array.shape[-2] * constant(layer.weight).size
+        for layer, array in zip(products.values(), values, strict=True)
+        if array.shape[-2] != 32  # the relative positions of DeBERTa
+    )
+    size, inner, depth = 32, 64 * (2 if name == "modernbert" else 1), 3 if name == "modernbert" else 2
+    layer_macs = 4 * size * size + inner * size + 64 * size
+    last = 9 * 2 * size * size + 2 * size * size + inner * size + 64 * size
+    projection = 9 * 16 * size if name in ("albert", "electra") else 0  # of the embeddings
+    assert macs == 9 * (depth - 1) * layer_macs + last + projection
+    names = {layer.name for layer, array in zip(products.values(), values, strict=True) if array.shape[-2] == 1}
+    assert len(names) == 4
 
 
 @each

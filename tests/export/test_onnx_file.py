@@ -106,6 +106,14 @@ def test_the_export_equals_torch_and_is_as_clean(graphs, folder, module, tmp_pat
         "bert.encoder.layer.0.attention.self.query_key_value",
         "bert.encoder.layer.0.attention.output.dense",
     ]
+    # The last layer is computed for the first token, but for its keys and values.
+    one_token = [layer.name for layer in linears(model.graph) if list(layer.x.shape)[-2] == 1]
+    assert one_token == [
+        "bert.encoder.layer.1.attention.self.query",
+        "bert.encoder.layer.1.attention.output.dense",
+        "bert.encoder.layer.1.intermediate.dense",
+        "bert.encoder.layer.1.output.dense",
+    ]
     assert [[str(d) for d in v.shape] for v in [*model.graph.inputs, *model.graph.outputs]] == [
         *[["batch", "sequence"]] * 3,
         ["batch", "3"],

@@ -68,7 +68,7 @@ def feeds_of(name, texts=tiny.TEXTS, size=5):
 
 
 def torch_inputs(name):
-    """How many different tensors torch's linears on tokens read: linears of one input are one product."""
+    """How many products there are: linears of one input are one, but for Q of the last layer, which reads one token."""
     seen = []
 
     def note(module, inputs, _):
@@ -80,7 +80,7 @@ def torch_inputs(name):
         tiny.torch_logits(tiny.source(name), feeds_of(name)[0])
     finally:
         handle.remove()
-    return len({(x.data_ptr(), tuple(x.shape)) for x in seen})
+    return len({(x.data_ptr(), tuple(x.shape)) for x in seen}) + 1
 
 
 # ---- what is fused
@@ -90,23 +90,26 @@ def torch_inputs(name):
 def test_attention_is_one_operator_where_it_is_plain(name, quantized):
     found = ops(quantized(name).graph)
     fused = layers(name) if name in FUSED else 0
-    assert found["QAttention"] == fused
+    # The last layer's queries are those of the first token: Q is not packed with K and V there.
+    assert (found["QAttention"], found["MultiHeadAttention"]) == ((fused - 1, 1) if fused else (0, 0))
     assert found["Softmax"] == layers(name) - fused
     for node in quantized(name).graph:
-        if node.op_type == "QAttention":
+        if node.op_type in ("QAttention", "MultiHeadAttention"):
             config = tiny.source(name).module.config
             assert node.domain == "com.microsoft"
             assert node.attributes.get_int("num_heads", None) == config.num_attention_heads
             assert node.attributes.get_float("scale", None) == pytest.approx(
                 (config.hidden_size // config.num_attention_heads) ** -0.5
             )
+        if node.op_type == "QAttention":
             assert constant(node.inputs[1]).dtype == np.int8
             assert constant(node.inputs[1]).shape[1] == 3 * constant(node.inputs[1]).shape[0]
 
 
-def assert_fused(path, engine, feeds, expected):
+def assert_fused(path, engine, feeds, expected, packed, separate):
     found = ops(ir.load(path).graph)
-    assert (found["QAttention"], found["Softmax"], found["MatMul"]) == (2, 0, 0)
+    assert (found["QAttention"], found["MultiHeadAttention"]) == (packed, separate)
+    assert (found["Softmax"], found["MatMul"]) == (0, 0)
     answers = next(iter(engine.run(feeds).values()))
     assert np.sum(answers * expected) > COSINE * np.linalg.norm(answers) * np.linalg.norm(expected)
 
@@ -115,7 +118,7 @@ def test_attention_without_a_mask_is_one_operator(tmp_path):
     (graph,) = dynamic.quantize(raw.exported("vit"), NO_SAMPLES, SEVEN, tmp_path, silent).graphs
     engine = backends.get("onnxruntime").open_device("cpu", 1).load(graph.path, graph.signature)
     pixels = raw.rows("vit", 6)
-    assert_fused(graph.path, engine, {graph.signature.inputs[0].name: pixels}, raw.torch_hidden("vit", pixels))
+    assert_fused(graph.path, engine, {graph.signature.inputs[0].name: pixels}, raw.torch_hidden("vit", pixels), 2, 0)
 
 
 @pytest.mark.slow
@@ -127,7 +130,7 @@ def test_attention_without_a_mask_is_one_operator_in_a_classifier(tmp_path):
     rows = origin.encode(pictures)
     engine = backends.get("onnxruntime").open_device("cpu", 1).load(graph.path, graph.signature)
     expected = np.stack([row["logits"] for row in origin.outputs(rows)])
-    assert_fused(graph.path, engine, single.collate(graph.signature, rows), expected)
+    assert_fused(graph.path, engine, single.collate(graph.signature, rows), expected, 1, 1)
 
 
 @each
@@ -145,7 +148,7 @@ def test_every_linear_is_int8(name, quantized):
             # The bias is inside, so that nothing is added behind it but the residual.
             assert (len(node.inputs) > 4 and node.inputs[4] is not None) == (name != "modernbert")
     assert found["Gemm"] == 2  # pooler or its like, and classifier: one row, in float
-    assert found["Softmax"] + found["QAttention"] == layers(name)
+    assert found["Softmax"] + found["QAttention"] + found["MultiHeadAttention"] == layers(name)
     assert quantized(name).file.method == "dynamic"
 
 
@@ -156,10 +159,20 @@ def test_weights_are_those_of_torch(quantized):
     np.testing.assert_array_equal(constant(node.inputs[1]), expected)
     np.testing.assert_array_equal(constant(node.inputs[2]), scales)
     np.testing.assert_array_equal(constant(node.inputs[4]), layer.output.dense.bias.detach().numpy())
+    products = {node.name: constant(node.inputs[1]) for node in quantized("bert").graph if len(node.inputs) > 1}
+    (packed,) = [matrix for name, matrix in products.items() if "QAttention" in name and ".0." in name]
+    attention = tiny.source("bert").module.bert.encoder.layer[0].attention.self
+    assert_side_by_side(packed, attention.query, attention.key, attention.value)
     attention = layer.attention.self
-    (node,) = [n for n in quantized("bert").graph if n.op_type == "QAttention" and ".1." in n.name]
-    side_by_side = torch.cat([p.weight for p in (attention.query, attention.key, attention.value)]).detach().numpy().T
-    np.testing.assert_array_equal(constant(node.inputs[1]), per_channel(side_by_side, 63)[0])
+    assert_side_by_side(products["bert.encoder.layer.1.attention.self.query/MatMul"], attention.query)
+    assert_side_by_side(
+        products["bert.encoder.layer.1.attention.self.key_value/MatMul"], attention.key, attention.value
+    )
+
+
+def assert_side_by_side(matrix, *linears):
+    expected = torch.cat([linear.weight for linear in linears]).detach().numpy().T
+    np.testing.assert_array_equal(matrix, per_channel(expected, 63)[0])
 
 
 @each
@@ -260,10 +273,10 @@ def answers(name, engine):
 
 @pytest.mark.parametrize("name", FUSED)
 def test_a_projection_that_is_kept_is_attention_in_float(name, quantized):
-    """Q, K and V of all layers in float32 are still one operator with the scores, and nothing of them is lost."""
+    """Q, K and V of a layer in float32 are still one operator with the scores, and nothing of them is lost."""
     found = quantized(name, Quantization(weight_bits=7, keep_float=("*q*_*k*_*v*",)))
     kept = [node for node in found.graph if node.op_type == "Attention"]
-    assert len(kept) == layers(name)
+    assert len(kept) == layers(name) - 1
     assert ops(found.graph)["QAttention"] == ops(found.graph)["Softmax"] == 0
     source = tiny.source(name).module
     exact = [
@@ -287,8 +300,8 @@ def test_a_projection_that_is_kept_is_attention_in_float(name, quantized):
     assert cosine(got, expected) >= ENOUGH[name]
     plain, _ = answers(name, quantized(name).engine)
     assert np.abs(got - expected).max() != np.abs(plain - expected).max()
-    low = torch_inputs(name) - layers(name)
-    assert backends.summary(found.engine.precisions()) == f"int8 {low}/{low + 2 + layers(name)} linears"
+    low = torch_inputs(name) - len(kept)
+    assert backends.summary(found.engine.precisions()) == f"int8 {low}/{low + 2 + len(kept)} linears"
 
 
 @each
@@ -304,7 +317,7 @@ def test_one_layer_that_is_kept(quantized):
     name = "bert.encoder.layer.1.output.dense"
     found = quantized("bert", Quantization(weight_bits=7, keep_float=(name,)))
     assert [layer.name for layer in linears(found.graph)] == [name]
-    assert (ops(found.graph)["QAttention"], ops(found.graph)["DynamicQuantizeMatMul"]) == (2, 5)
+    assert (ops(found.graph)["QAttention"], ops(found.graph)["DynamicQuantizeMatMul"]) == (1, 7)
     assert found.file.recipe == {"weights": "7 bit", "embeddings": "int8", "keep_float": name}
     got, expected = answers("bert", found.engine)
     assert cosine(got, expected) >= COSINE
@@ -350,7 +363,7 @@ def test_embeddings_in_8_bits(tmp_path, monkeypatch):
     engine = backends.get("onnxruntime").open_device("cpu", 1).load(graphs["int8"].path, graphs["int8"].signature)
     got, expected = answers("bert", engine)
     assert cosine(got, expected) >= COSINE
-    assert backends.summary(engine.precisions()) == "int8 8/10 linears"
+    assert backends.summary(engine.precisions()) == "int8 9/11 linears"
 
 
 # ---- methods as such

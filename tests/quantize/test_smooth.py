@@ -75,9 +75,9 @@ def test_shared_weights_are_left_alone():
 
 
 def test_layers_that_are_kept_are_not_smoothed():
-    kept = {"bert.encoder.layer.0.output.dense", "bert.encoder.layer.1.attention.self.query_key_value"}
+    kept = {"bert.encoder.layer.0.output.dense", "bert.encoder.layer.1.attention.self.key_value"}
     exact, (model, count) = load(tiny.exported("bert").graphs[0].path), folded("bert", skip=kept)
-    assert count == 6
+    assert count == 7
     weights = {layer.name: constant(layer.weight) for layer in linears(exact.graph)}
     same = {layer.name for layer in linears(model.graph) if np.array_equal(weights[layer.name], constant(layer.weight))}
     assert same == kept
@@ -87,13 +87,13 @@ def test_layers_that_are_kept_are_not_smoothed():
 
 
 # Layers whose input is a LayerNormalization that nothing else reads: in pre-norm ModernBERT those of attention (in all but the
-# first layer, which has none) and of the MLP; elsewhere a projection behind the embeddings, or of DeBERTa's relative positions.
+# first layer, which has none, and the last one, whose Q reads a selection of the norm) and of the MLP; elsewhere a
+# projection behind the embeddings, or of DeBERTa's relative positions.
 FREE = {
     "albert": {"albert.encoder.embedding_hidden_mapping_in"},
     "electra": {"electra.embeddings_project"},
     "modernbert": {
         "model.layers.1.attn.Wqkv",
-        "model.layers.2.attn.Wqkv",
         *(f"model.layers.{i}.mlp.Wi" for i in range(3)),
     },
 }
@@ -135,7 +135,10 @@ def test_factors_are_the_papers(alpha):
     handles = [
         m.register_forward_pre_hook(
             lambda _, inputs, n=n: largest.update(
-                {n: np.maximum(largest.get(n, 0.0), inputs[0].abs().amax(dim=(0, 1)).numpy())}
+                {
+                    (n, some): np.maximum(largest.get((n, some), 0.0), x.abs().amax(dim=(0, 1)).numpy())
+                    for some, x in (("all", inputs[0]), ("first", inputs[0][:, :1]))
+                }
             )
         )
         for n, m in wanted.items()
@@ -145,13 +148,17 @@ def test_factors_are_the_papers(alpha):
     for handle in handles:
         handle.remove()
     model, _ = folded("bert", alpha)
-    assert len(largest) == len(linears(model.graph)) == 8
+    assert len(largest) == 2 * 8
+    assert len(linears(model.graph)) == 9
     for layer in linears(model.graph):
-        name = layer.name.replace("query_key_value", "query")
-        parts = [name, name.replace("query", "key"), name.replace("query", "value")] if "query" in name else [name]
+        head, _, last = layer.name.rpartition(".")
+        parts = [f"{head}.{part}" for part in last.split("_")]
+        # The last layer reads the first token, but for its keys and values.
+        tokens = "first" if ".1." in layer.name and "key" not in layer.name else "all"
         modules = dict(source.module.named_modules())
         rows = np.max([modules[p].weight.detach().abs().amax(dim=0).numpy() for p in parts], axis=0)
-        expected = largest[name] ** alpha / rows ** (1 - alpha)
+        name = parts[0].replace("self.key", "self.query")
+        expected = largest[name, tokens] ** alpha / rows ** (1 - alpha)
         found = 1.0 / constant(find_producer(layer.x, "Mul").inputs[1])
         ratio = found / expected
         assert np.ptp(expected) > 0.1 * expected.mean()

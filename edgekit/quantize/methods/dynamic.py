@@ -78,6 +78,9 @@ def quantize(
 def fuse_attention(graph: ir.Graph, steps: int = 127, skip: set[str] | frozenset[str] = frozenset()) -> int:
     """Replace every self-attention by one ``QAttention``, or by ``Attention`` if its projection stays in float.
 
+    In a last layer that computes selected positions only, Q is a linear layer of its own, and the attention becomes a
+    ``MultiHeadAttention`` behind the linear layers.
+
     The mask of the new node is the padding mask. A graph without an ``attention_mask`` input has rows of one length and
     needs no mask.
 
@@ -105,7 +108,9 @@ def fuse_attention(graph: ir.Graph, steps: int = 127, skip: set[str] | frozenset
         graph.insert_before(next(iter(graph)), cast)
         int32_mask = cast.outputs[0]
     for attention in attentions:
-        if attention.projection.name in skip:
+        if attention.projection is None:
+            _fuse_separate_attention(graph, attention, int32_mask)
+        elif attention.projection.name in skip:
             _fuse_float_attention(graph, attention, int32_mask)
         else:
             _fuse_int8_attention(graph, attention, int32_mask, steps)
@@ -115,6 +120,7 @@ def fuse_attention(graph: ir.Graph, steps: int = 127, skip: set[str] | frozenset
 def _fuse_float_attention(graph: ir.Graph, attention: _Attention, mask: ir.Value | None) -> None:
     """Replace a self-attention by one float32 ``Attention`` node."""
     layer = attention.projection
+    assert layer is not None
     fused = ir.node(
         "Attention",
         [layer.x, layer.weight, layer.bias, mask],
@@ -128,6 +134,7 @@ def _fuse_float_attention(graph: ir.Graph, attention: _Attention, mask: ir.Value
 def _fuse_int8_attention(graph: ir.Graph, attention: _Attention, mask: ir.Value | None, steps: int) -> None:
     """Replace a self-attention by one ``QAttention`` node."""
     layer = attention.projection
+    assert layer is not None
     weight, weight_scale = _quantize_weight(graph, layer, steps)
     quantize_node = ir.node("DynamicQuantizeLinear", [layer.x], num_outputs=3)
     x, x_scale, x_zero_point = quantize_node.outputs
@@ -139,6 +146,18 @@ def _fuse_int8_attention(graph: ir.Graph, attention: _Attention, mask: ir.Value 
         name=(layer.node.name or "").replace("/MatMul", "/QAttention"),
     )
     replace(graph, attention.last, [quantize_node, fused], fused.outputs[0])
+
+
+def _fuse_separate_attention(graph: ir.Graph, attention: _Attention, mask: ir.Value | None) -> None:
+    """Replace an attention whose Q is not packed with K and V by one ``MultiHeadAttention`` behind the projections."""
+    fused = ir.node(
+        "MultiHeadAttention",
+        [*attention.inputs, None, mask],
+        domain=_CONTRIB,
+        attributes={"num_heads": attention.heads, "scale": attention.scale},
+        name=(attention.last.name or "").replace("/Reshape", "/MultiHeadAttention"),
+    )
+    replace(graph, attention.last, [fused], fused.outputs[0])
 
 
 def fuse_linears(graph: ir.Graph, steps: int = 127, skip: set[str] | frozenset[str] = frozenset()) -> int:
@@ -176,13 +195,15 @@ class _Attention:
     """One self-attention.
 
     Attributes:
-        projection: Linear layer that computes Q, K and V side by side.
+        projection: Linear layer that computes Q, K and V side by side; None if Q has a layer of its own.
+        inputs: Values of Q, K and V: ``[batch, positions, heads * width]``.
         heads: Number of heads.
         scale: Factor on the attention scores.
-        last: Node whose output is the context ``[batch, sequence, heads * width]``.
+        last: Node whose output is the context ``[batch, positions of Q, heads * width]``.
     """
 
-    projection: Linear
+    projection: Linear | None
+    inputs: tuple[ir.Value, ir.Value, ir.Value]
     heads: int
     scale: float
     last: ir.Node
@@ -193,6 +214,8 @@ def _match_attention(softmax: ir.Node, layers: dict[ir.Value, Linear], mask: ir.
 
         x -> one linear -> split into Q, K, V -> [batch, sequence, heads, width] -> transposed
         softmax(Q K^T * scale + mask) V -> transposed back -> [batch, sequence, heads * width]
+
+    In a last layer that computes selected positions only, Q comes from a linear layer of its own, and K and V from one.
 
     The mask is the canonical padding mask of the export, or absent.
 
@@ -232,11 +255,15 @@ def _match_attention(softmax: ir.Node, layers: dict[ir.Value, Linear], mask: ir.
     last = _match_context(product)
     if query is None or key is None or value is None or last is None:
         return None
-    same_linear = query.linear is key.linear is value.linear
-    same_heads = query.heads == key.heads == value.heads
-    if not same_linear or not same_heads or (query.part, key.part, value.part) != (0, 1, 2):
+    if not query.heads == key.heads == value.heads or key.linear is not value.linear:
         return None
-    return _Attention(query.linear, query.heads, scale, last)
+    parts = (query.part, key.part, value.part)
+    inputs = (query.value, key.value, value.value)
+    if query.linear is key.linear and parts == (0, 1, 2):
+        return _Attention(query.linear, inputs, query.heads, scale, last)
+    if query.linear is not key.linear and parts == (0, 0, 1) and query.is_whole:
+        return _Attention(None, inputs, query.heads, scale, last)
+    return None
 
 
 def _match_context(product: ir.Node) -> ir.Node | None:
@@ -250,15 +277,27 @@ def _match_context(product: ir.Node) -> ir.Node | None:
 
 @dataclass(frozen=True)
 class _Heads:
-    """Part ``part`` of a linear layer's output, split into heads."""
+    """Part ``part`` of a linear layer's output, split into heads.
+
+    Attributes:
+        linear: Linear layer.
+        part: Index of the part.
+        is_whole: True if the part is the whole output of the layer.
+        value: Part itself: ``[batch, positions, heads * width]``.
+        heads: Number of heads.
+    """
 
     linear: Linear
     part: int
+    is_whole: bool
+    value: ir.Value
     heads: int
 
 
 def _match_heads(value: ir.Value | None, order: list[int], layers: dict[ir.Value, Linear]) -> _Heads | None:
-    """Match Transpose(Reshape(Split(linear))); the linear layer must have three equal parts and a bias.
+    """Match Transpose(Reshape(Split(linear))) or Transpose(Reshape(linear)).
+
+    The linear layer must have a bias, and two or three equal parts or a single one.
 
     Args:
         value: Output of the Transpose.
@@ -269,14 +308,19 @@ def _match_heads(value: ir.Value | None, order: list[int], layers: dict[ir.Value
     if transpose is None or list(transpose.attributes["perm"].as_ints()) != order:
         return None
     reshape = find_producer(transpose.inputs[0], "Reshape")
-    if reshape is None:
+    if reshape is None or reshape.inputs[0] is None:
         return None
     shape = constant(reshape.inputs[1])
-    split = find_producer(reshape.inputs[0], "Split")
-    if split is None or split.inputs[0] is None or shape is None or len(shape) != 4 or shape[2] < 1:
+    if shape is None or len(shape) != 4 or shape[2] < 1:
         return None
-    linear = layers.get(split.inputs[0])
-    sizes = constant(split.inputs[1])
-    if linear is None or linear.bias is None or sizes is None or len(sizes) != 3 or len(set(sizes.tolist())) != 1:
+    joined = reshape.inputs[0]
+    split = find_producer(joined, "Split")
+    linear = layers.get(joined if split is None or split.inputs[0] is None else split.inputs[0])
+    if linear is None or linear.bias is None:
         return None
-    return _Heads(linear, split.outputs.index(reshape.inputs[0]), int(shape[2]))
+    if split is None:
+        return _Heads(linear, 0, True, joined, int(shape[2]))
+    sizes = constant(split.inputs[1]) if len(split.inputs) > 1 else None
+    if sizes is None or len(sizes) not in (2, 3) or len(set(sizes.tolist())) != 1:
+        return None
+    return _Heads(linear, split.outputs.index(joined), False, joined, int(shape[2]))
