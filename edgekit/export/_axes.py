@@ -66,14 +66,14 @@ def new_shape(node: ir.Node, axis: int, size: int) -> list[int | ir.Value]:
         MixedAxis: The entries are not known.
     """
     source = _dims(node.inputs[0])
-    own = _source_axis(node, axis)
+    source_axis = _source_axis(node, axis)
     shape: list[int | ir.Value] = []
     for index, dim in enumerate(_dims(node.outputs[0])):
         if index == axis:
             shape.append(size)
         elif isinstance(dim, int):
             shape.append(dim)
-        elif index < len(source) and index != own and dim == source[index]:
+        elif index < len(source) and index != source_axis and dim == source[index]:
             shape.append(0)
         else:
             shape.append(-1)
@@ -82,7 +82,8 @@ def new_shape(node: ir.Node, axis: int, size: int) -> list[int | ir.Value]:
     computed = find_producer(node.inputs[1], "Concat")
     if computed is None or len(computed.inputs) != len(shape) or any(value is None for value in computed.inputs):
         raise MixedAxis
-    return [size if index == axis else value for index, value in enumerate(computed.inputs)]  # type: ignore[misc]
+    entries = list(computed.inputs)
+    return [*entries[:axis], size, *entries[axis + 1 :]]  # type: ignore[list-item]
 
 
 def _dims(value: ir.Value | None) -> list[int | str]:
@@ -116,12 +117,12 @@ def _broadcast_axis(value: ir.Value | None, output: list[int | str], axis: int) 
     if value is None:
         return None
     dims = _dims(value)
-    own = axis - (len(output) - len(dims))
-    if own < 0 or dims[own] == 1:
+    aligned = axis - (len(output) - len(dims))
+    if aligned < 0 or dims[aligned] == 1:
         return None
-    if dims[own] != output[axis]:
+    if dims[aligned] != output[axis]:
         raise MixedAxis
-    return own
+    return aligned
 
 
 def _pointwise(node: ir.Node, axis: int) -> InputAxes:
@@ -198,24 +199,34 @@ def _transpose(node: ir.Node, axis: int) -> InputAxes:
 
 def _squeeze(node: ir.Node, axis: int) -> InputAxes:
     rank = len(_dims(node.inputs[0]))
-    removed = {a % rank for a in _constant_ints(node.inputs[1] if len(node.inputs) > 1 else None)}
-    return [[a for a in range(rank) if a not in removed][axis], None]
+    return [_remaining(rank, _axes_input(node))[axis], None]
+
+
+def _axes_input(node: ir.Node) -> list[int]:
+    """Return the constant axes of an operator that takes them as its second input."""
+    return _constant_ints(node.inputs[1] if len(node.inputs) > 1 else None)
+
+
+def _remaining(rank: int, axes: list[int]) -> list[int]:
+    """Return all axes but some, which may count from the end."""
+    excluded = {axis % rank for axis in axes}
+    return [axis for axis in range(rank) if axis not in excluded]
 
 
 def _unsqueeze(node: ir.Node, axis: int) -> InputAxes:
     rank = len(_dims(node.outputs[0]))
-    added = {a % rank for a in _constant_ints(node.inputs[1])}
-    _outside(list(added), rank, axis)
-    return [[a for a in range(rank) if a not in added].index(axis), None]
+    added = _axes_input(node)
+    _outside(added, rank, axis)
+    return [_remaining(rank, added).index(axis), None]
 
 
 def _reduce(node: ir.Node, axis: int) -> InputAxes:
     rank = len(_dims(node.inputs[0]))
-    reduced = {a % rank for a in _constant_ints(node.inputs[1] if len(node.inputs) > 1 else None)}
+    reduced = _axes_input(node)
     if node.attributes.get_int("keepdims", 1):
-        _outside(list(reduced), rank, axis)
+        _outside(reduced, rank, axis)
         return [axis, None]
-    return [[a for a in range(rank) if a not in reduced][axis], None]
+    return [_remaining(rank, reduced)[axis], None]
 
 
 def _factors(dims: list[int | str]) -> tuple[int, Counter[str]]:
@@ -233,13 +244,13 @@ def _factors(dims: list[int | str]) -> tuple[int, Counter[str]]:
 
 
 def _source_axis(node: ir.Node, axis: int) -> int:
-    """Return the axis of a Reshape's input that is the same axis of the output; it moves, but neither splits nor merges."""
+    """Return the axis of a Reshape's input that becomes an axis of the output, neither split nor merged."""
     source = _dims(node.inputs[0])
     output = _dims(node.outputs[0])
     before = _factors(output[:axis])
-    for own, dim in enumerate(source):
-        if dim == output[axis] and _factors(source[:own]) == before:
-            return own
+    for index, dim in enumerate(source):
+        if dim == output[axis] and _factors(source[:index]) == before:
+            return index
     raise MixedAxis
 
 

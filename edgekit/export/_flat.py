@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -37,14 +38,14 @@ def unflatten_products(graph: ir.Graph) -> int:
         nodes = []
         if len(x.shape) > 3:
             shape = initializer(graph, f"{x.name}_shape", np.array([0, 0, len(weight)], np.int64))
-            nodes.append(_typed("Reshape", [x, shape], result.dtype, [*leading, len(weight)]))
+            nodes.append(_typed("Reshape", [x, shape], result, [*leading, len(weight)]))
             x = nodes[0].outputs[0]
         matrix = node.inputs[1]
         if node.attributes.get_int("transB", 0):
             matrix = initializer(graph, f"{node.inputs[1].name}_transposed", weight)  # type: ignore[union-attr]
-        nodes.append(_typed("MatMul", [x, matrix], result.dtype, list(result.shape)))
+        nodes.append(_typed("MatMul", [x, matrix], result, list(result.shape)))
         if len(node.inputs) > 2 and node.inputs[2] is not None:
-            nodes.append(_typed("Add", [nodes[-1].outputs[0], node.inputs[2]], result.dtype, list(result.shape)))
+            nodes.append(_typed("Add", [nodes[-1].outputs[0], node.inputs[2]], result, list(result.shape)))
         for new in nodes:
             new.metadata_props.update(node.metadata_props)
         ir.convenience.replace_nodes_and_values(graph, node, [after], nodes, after.outputs, nodes[-1].outputs)
@@ -68,14 +69,16 @@ def _keeps_rows(x: ir.Value, result: ir.Value, width_in: int, width_out: int) ->
     if x.shape is None or result.shape is None or len(x.shape) < 3 or len(result.shape) != 3:
         return False
     tail = list(x.shape)[2:]
-    if not all(isinstance(dim, int) for dim in tail) or math.prod(int(dim) for dim in tail) != width_in:
+    sizes = [dim for dim in tail if isinstance(dim, int)]
+    if len(sizes) != len(tail) or math.prod(sizes) != width_in:
         return False
     known = all(isinstance(dim, int) or dim.value is not None for dim in list(x.shape)[:2])
     return known and list(x.shape)[:2] == list(result.shape)[:2] and result.shape[2] == width_out
 
 
-def _typed(op: str, inputs: list[ir.Value | None], dtype: ir.DataType | None, shape: list[object]) -> ir.Node:
+def _typed(op: str, inputs: list[ir.Value | None], like: ir.Value, shape: Sequence[int | ir.SymbolicDim]) -> ir.Node:
+    """Return a node whose output has the type of another value and a shape."""
     node = ir.node(op, inputs)
-    node.outputs[0].dtype = dtype
-    node.outputs[0].shape = ir.Shape(shape)  # type: ignore[arg-type]
+    node.outputs[0].type = like.type
+    node.outputs[0].shape = ir.Shape(shape)
     return node

@@ -107,10 +107,10 @@ def _demand(plan: _Plan, whole: set[ir.Value], value: ir.Value | None, axis: int
 
 def _restrict(node: ir.Node, plan: _Plan, whole: set[ir.Value], root: Root) -> list[int | None] | None:
     """Return the axis of each input if a node can compute the selected positions only; None if it computes all."""
-    wanted = {plan.axes.get(value) for value in node.outputs if value in plan.axes or value in whole}
-    if len(wanted) != 1 or not whole.isdisjoint(node.outputs):
+    demands = {plan.axes.get(value) for value in node.outputs if value in plan.axes or value in whole}
+    if len(demands) != 1 or not whole.isdisjoint(node.outputs):
         return None
-    axis = wanted.pop()
+    axis = demands.pop()
     assert axis is not None
     try:
         axes = input_axes(node, axis)
@@ -123,11 +123,11 @@ def _restrict(node: ir.Node, plan: _Plan, whole: set[ir.Value], root: Root) -> l
     batch = root.node.inputs[0].shape[0]  # type: ignore[union-attr, index]
     if any(value.shape is None or value.shape[0] != batch for value in node.outputs):
         return None
-    for value, own, row_axis in zip(node.inputs, axes, row_axes, strict=True):
-        if own is None or value is None or value.shape is None:
+    for value, input_axis, row_axis in zip(node.inputs, axes, row_axes, strict=True):
+        if input_axis is None or value is None or value.shape is None:
             continue
-        is_shared = row_axis is None and node.op_type in POINTWISE and is_table(value, own)
-        if not is_shared and (row_axis != 0 or own == 0 or value.shape[0] != batch):
+        is_shared = row_axis is None and node.op_type in POINTWISE and is_table(value, input_axis)
+        if not is_shared and (row_axis != 0 or input_axis == 0 or value.shape[0] != batch):
             return None
     return axes
 

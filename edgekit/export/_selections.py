@@ -85,26 +85,25 @@ def _gather_root(node: ir.Node) -> Root | None:
 
 
 def _slice_root(node: ir.Node) -> Root | None:
-    """Match ``x[:, :1]`` and ``x[:, -1:]``: a Slice of a constant number of positions along one axis."""
+    """Match ``x[:, :1]`` and ``x[:, -1:]``: a Slice of the first or the last position, which every row has."""
     parts = [constant(value) for value in node.inputs[1:]]
-    if len(parts) < 3 or any(part is None or part.size != 1 for part in parts):
+    numbers = [int(part.reshape(())) for part in parts if part is not None and part.size == 1]
+    if len(numbers) != len(parts) or len(numbers) < 3:
         return None
-    start, end, axis, step = (int(part.reshape(())) for part in [*parts, np.array(1)][:4])  # type: ignore[union-attr]
-    if start < 0 and end >= _LARGEST_SLICE - 1:
-        end = 0
-    if step != 1 or start >= end or (start < 0 < end) or end >= _LARGEST_SLICE - 1:
+    start, end, axis = numbers[:3]
+    is_first = start == 0 and end == 1
+    is_last = start == -1 and end >= _LARGEST_SLICE - 1
+    if not (is_first or is_last) or numbers[3:] not in ([], [1]):
         return None
-    # A short row may have fewer positions than the slice asks for, but every row has one.
-    if end - start > 1:
-        return None
-    return Root(node, axis % len(node.inputs[0].shape), Selection((start,)), keeps_axis=True)  # type: ignore[union-attr, arg-type]
+    shape = list(node.inputs[0].shape)  # type: ignore[union-attr, arg-type]
+    return Root(node, axis % len(shape), Selection((start,)), keeps_axis=True)
 
 
 def _gather_nd_root(node: ir.Node) -> Root | None:
     """Match ``x[torch.arange(batch), last]``: a GatherND whose indices are the row number and a position."""
     data, indices = node.inputs[:2]
     pairs = find_producer(indices, "Concat")
-    if pairs is None or len(pairs.inputs) != 2 or node.attributes.get_int("batch_dims", 0):
+    if pairs is None or len(pairs.inputs) != 2 or node.attributes.get_int("batch_dims", 0) != 0:
         return None
     rows = find_producer(pairs.inputs[0], "Unsqueeze")
     positions = find_producer(pairs.inputs[1], "Unsqueeze")
@@ -196,7 +195,7 @@ def insert_selection(
         nodes = [ir.node("Gather", [value, _numbers(graph, "positions", numbers)], attributes={"axis": axis})]
     for node in nodes:
         node.metadata_props.update(reader.metadata_props)
-        node.outputs[0].dtype = None if node.inputs[0] is None else node.inputs[0].dtype
+        node.outputs[0].type = None if node.inputs[0] is None else node.inputs[0].type
     nodes[-1].outputs[0].shape = shape
     graph.insert_before(reader, nodes)
     return nodes[-1].outputs[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def name_axes(model: ir.Model, signature: Signature) -> int:
     values = [value for node in graph for value in node.outputs if value.name and value.dtype is not None]
     if len(names) > len(_PROBES) or not values:
         return 0
-    sizes = dict(zip(names, _PROBES, strict=False))
+    sizes: dict[str, tuple[int, ...]] = dict(zip(names, _PROBES, strict=False))
     shapes = _measure(model, signature, [value.name or "" for value in values], sizes)
     count = 0
     for value, measured in zip(values, zip(*shapes, strict=True), strict=True):
@@ -68,19 +69,25 @@ def _measure(
         save(probe, path)
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         for number in range(len(_PROBES[0])):
+            probe_sizes = {name: probes[number] for name, probes in sizes.items()}
             feeds = {}
             for spec in signature.inputs:
-                shape = [sizes[axis][number] if isinstance(axis, str) else axis for axis in spec.shape]
+                shape = [_axis_size(axis, probe_sizes) for axis in spec.shape]
                 feeds[spec.name] = np.zeros(shape, spec.dtype)  # Zeros are valid ids of every table.
-            shapes.append([np.shape(array) for array in session.run(names, feeds)])
+            arrays = session.run(names, feeds)
+            shapes.append([np.shape(array) for array in arrays])
     return shapes
+
+
+def _axis_size(axis: str | int, sizes: Mapping[str, int]) -> int:
+    return axis if isinstance(axis, int) else sizes[axis]
 
 
 def _name(measured: tuple[int, ...], sizes: dict[str, tuple[int, ...]]) -> int | str | None:
     """Return the size of an axis that is always the same, or its name, e.g. ``sequence``, ``4*batch``; else None."""
     if len(set(measured)) == 1:
         return measured[0]
-    groups = [((name,), probes) for name, probes in sizes.items()]
+    groups: list[tuple[tuple[str, ...], tuple[int, ...]]] = [((name,), probes) for name, probes in sizes.items()]
     products = tuple(math.prod(probes) for probes in zip(*sizes.values(), strict=True))
     groups.append((tuple(sizes), products))
     for names, probes in groups:

@@ -51,9 +51,10 @@ def _find_parts(layer: Linear) -> list[_Part]:
     if reshape is not None and reshape.op_type == "Reshape":
         value = reshape.outputs[0]
         split_dims = [] if value.shape is None else list(value.shape)[axis:]
-        if not all(isinstance(dim, int) for dim in split_dims) or _leading(value, axis) != _leading(layer.x, axis):
+        sizes = [dim for dim in split_dims if isinstance(dim, int)]
+        if len(sizes) != len(split_dims) or _leading(value, axis) != _leading(layer.x, axis):
             return []
-        width = math.prod(int(dim) for dim in split_dims[1:])
+        width = math.prod(sizes[1:])
     parts: list[_Part] = []
     for use in value.uses():
         ranges = _ranges(use.node, value, axis)
@@ -63,12 +64,12 @@ def _find_parts(layer: Linear) -> list[_Part]:
     return [] if value.is_graph_output() else parts
 
 
-def _leading(value: ir.Value, count: int) -> list[object]:
+def _leading(value: ir.Value, count: int) -> list[int | ir.SymbolicDim]:
     return [] if value.shape is None else list(value.shape)[:count]
 
 
 def _ranges(node: ir.Node, value: ir.Value, axis: int) -> list[_Part]:
-    """Return the ranges along an axis of a value that a Split, Slice or Gather reads; an empty list for another node."""
+    """Return the ranges along an axis of a value that a Split, Slice or Gather reads; none for another node."""
     if value.shape is None or node.inputs[0] is not value:
         return []
     size = value.shape[axis]
@@ -116,8 +117,8 @@ def _split(graph: ir.Graph, layer: Linear, parts: list[_Part]) -> None:
             shift = initializer(graph, f"{layer.bias.name}_{number}", np.ascontiguousarray(bias[first:last]))
             nodes.append(ir.node("Add", [nodes[0].outputs[0], shift]))
         for node in nodes:
-            node.outputs[0].dtype = value.dtype
-            node.outputs[0].shape = ir.Shape([*leading, last - first])  # type: ignore[list-item]
+            node.outputs[0].type = value.type
+            node.outputs[0].shape = ir.Shape([*leading, last - first])
             node.metadata_props.update(_part_scope(layer.node, number))
         squeeze = only_user(value)
         if squeeze is not None and squeeze.op_type == "Squeeze":
@@ -126,7 +127,7 @@ def _split(graph: ir.Graph, layer: Linear, parts: list[_Part]) -> None:
         if len(tail) > 1:
             shape = np.array([0] * len(leading) + tail, np.int64)
             reshape = ir.node("Reshape", [nodes[-1].outputs[0], initializer(graph, f"{value.name}_shape", shape)])
-            reshape.outputs[0].dtype = value.dtype
+            reshape.outputs[0].type = value.type
             reshape.outputs[0].shape = value.shape
             reshape.metadata_props.update(layer.node.metadata_props)
             nodes.append(reshape)

@@ -61,6 +61,8 @@ WHOLE_HEADS = {  # heads that read every position
     "mean": ("y = ReduceMean <keepdims = 0> (s, i1v)", "float[batch, 16]"),
     "first and every token": ("a = Gather <axis = 1> (s, i0v)  y = Add (a, s)", "float[batch, sequence, 16]"),
     "two tokens of a slice": ("y = Slice (s, i0v, width, i1v)", "float[batch, m, 16]"),
+    "the second token, if there is one": ("y = Slice (s, i1v, i2v, i1v)", "float[batch, m, 16]"),
+    "none": ("y = Slice (s, im1v, i0v, i1v)", "float[batch, m, 16]"),
     "a feature of every token": ("y = Gather <axis = 2> (s, i0)", "float[batch, sequence]"),
 }
 QKV = {
@@ -236,10 +238,28 @@ def test_positions_that_depend_on_the_hidden_state_are_computed_from_all_of_it()
 
 
 def test_rows_in_another_order_are_not_selected():
-    """Row i of the output is not row i of the hidden state."""
-    head = """rows = Range (i1, count, i1)  row = Unsqueeze (rows, i1v)  tail = Slice (last, i1v, end, i0v)
-        at = Unsqueeze (tail, i1v)  both = Concat <axis = -1> (row, at)  y = GatherND (s, both)"""
-    assert restrict_positions(encoder(head, "float[m, 16]")) == 0
+    """Row i of the output is the last row but i of the hidden state."""
+    head = """negative = Neg (count)  limit = Add (negative, im1)  rows = Range (im1, limit, im1)
+        row = Unsqueeze (rows, i1v)  at = Unsqueeze (last, i1v)  both = Concat <axis = -1> (row, at)
+        y = GatherND (s, both)"""
+    model = encoder(head, "float[m, 16]")
+    assert run(model, feeds_of(3, 5))[0].shape == (3, 16)
+    assert restrict_positions(model) == 0
+
+
+def test_a_value_that_is_read_along_two_axes_is_computed_as_a_whole():
+    """The first row of a + a^T needs the first row and the first column of a."""
+    head = """xt = Transpose <perm = [0, 2, 1]> (x)  low_x = MatMul (x, w_q)  inner = MatMul (low_x, xt)  a = Tanh (inner)
+        at = Transpose <perm = [0, 2, 1]> (a)  both = Add (a, at)  sums = MatMul (both, x)
+        last_layer = MatMul (sums, w_k)  y = Gather <axis = 1> (last_layer, i0)"""
+    model = encoder(head, "float[batch, 16]")
+    feeds = [feeds_of(*sizes) for sizes in SIZES]
+    expected = [run(model, rows)[0] for rows in feeds]
+    assert restrict_positions(model) == 1
+    for rows, array in zip(feeds, expected, strict=True):
+        output, shapes = run(model, rows)
+        np.testing.assert_allclose(output, array, rtol=1e-4, atol=1e-4)
+        assert (shapes["w_q"][1], shapes["w_k"][1]) == (rows["x"].shape[1], 1)
 
 
 @pytest.mark.parametrize("head", ["x[:, 0]", "first and last", "x[arange, last]", "x.gather(1, last)"])
@@ -462,7 +482,10 @@ def test_an_operator_computes_the_selected_positions_from_the_selected_inputs(te
         ("LayerNormalization<axis=1>(f[b,s,4], f[s,4]) f[b,s,4]", 1),
         ("CumSum(f[b,s], i{1}) f[b,s]", 1),
         ("MatMul(f[b,2,t,4], f[b,2,4,s]) f[b,2,t,s]", 3),
+        ("MatMul(f[b,s,4], f[4,4]) f[b,s,4]", 2),
         ("Concat<axis=1>(f[b,s,4], f[b,s,4]) f[b,u,4]", 1),
+        # The axis behind the tokens has their name too: no constant says its size once there is one token.
+        ("Reshape(f[b,2,s,s], i{6,5,5}) f[2*b,s,s]", 1),
         ("Slice(f[b,s,4], i{1}, i{3}, i{1}) f[b,u,4]", 1),
         ("Reshape(f[b,s,4], i{-1,4}) f[b*s,4]", 0),
         ("Reshape(f[s,b,4], i{0,0,4}) f[b,s,4]", 1),
