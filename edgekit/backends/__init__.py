@@ -16,10 +16,11 @@ The modules of this folder are the registry; no list has to be kept. A backend m
 streams=1)``
 =====================================  ==============================================================================
 
-``Device.load(source, signature, shapes=())`` returns an :class:`Engine`. ``Engine.run(feeds, keep=())`` maps input
-arrays to output arrays by name. Outputs named in ``keep`` stay on the device as opaque buffers, which every engine of
-the same device accepts as feeds. A device of a backend with engines is a :class:`CompilingDevice`: it also has
-``identity()`` and ``compile(graph, signature, recipe, timing_cache, progress)``.
+``Device.load(source, signature, shapes=())`` returns an :class:`Engine`; a backend with ``STATIC_SHAPES`` also takes
+``defer`` (:func:`load_graph`). ``Engine.run(feeds, keep=())`` maps input arrays to output arrays by name. Outputs named
+in ``keep`` stay on the device as opaque buffers, which every engine of the same device accepts as feeds. A device of a
+backend with engines is a :class:`CompilingDevice`: it also has ``identity()`` and ``compile(graph, signature, recipe,
+timing_cache, progress)``.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ __all__ = [
     "get",
     "installed_version",
     "is_int8",
+    "load_graph",
     "names",
     "not_installed_error",
     "ready_shapes",
@@ -250,6 +252,21 @@ def not_installed_error(name: str) -> BackendError:
         f"The backend '{name}' is not installed, but this bundle or target needs it. Run: {install_hint(name)}",
         code="backend-not-installed",
     )
+
+
+def load_graph(device: Any, source: Any, signature: Signature, shapes: tuple[int, ...], *, defer: bool) -> Engine:
+    """Load a graph on a device whose backend runs graph files.
+
+    Args:
+        device: Open device.
+        source: Graph as a path or :class:`GraphBytes`.
+        signature: Inputs and outputs of the graph.
+        shapes: Static shapes as for :meth:`Device.load`; empty for a backend that has none.
+        defer: Whether static shapes may be compiled after the load (:class:`HasStaticShapes`).
+    """
+    engine: Engine
+    engine = device.load(source, signature, shapes, defer=defer) if shapes else device.load(source, signature)
+    return engine
 
 
 def warm_up(engines: Iterable[object]) -> None:
