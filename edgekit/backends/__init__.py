@@ -254,18 +254,21 @@ def not_installed_error(name: str) -> BackendError:
     )
 
 
-def load_graph(device: Any, source: Any, signature: Signature, shapes: tuple[int, ...], *, defer: bool) -> Engine:
+def load_graph(
+    name: str, device: Any, source: Any, signature: Signature, shapes: tuple[int, ...], *, defer: bool
+) -> Engine:
     """Load a graph on a device whose backend runs graph files.
 
     Args:
-        device: Open device.
+        name: Name of the backend.
+        device: Open device of the backend.
         source: Graph as a path or :class:`GraphBytes`.
         signature: Inputs and outputs of the graph.
         shapes: Static shapes as for :meth:`Device.load`; empty for a backend that has none.
         defer: Whether static shapes may be compiled after the load (:class:`HasStaticShapes`).
     """
-    engine: Engine
-    engine = device.load(source, signature, shapes, defer=defer) if shapes else device.load(source, signature)
+    options = {"defer": defer} if get(name).STATIC_SHAPES else {}
+    engine: Engine = device.load(source, signature, shapes, **options)
     return engine
 
 

@@ -189,7 +189,7 @@ def _load_graph(bundle: Bundle, variant: Variant, signature: Signature, device: 
     """Load the graph of a variant. Static shapes are compiled at once where dynamic ones may answer otherwise."""
     source = bundle.graph(variant.graphs[signature.name])
     defer = variant.method in _SAME_ON_ALL_SHAPES
-    engine = backends.load_graph(device, source, signature, variant.shapes, defer=defer)
+    engine = backends.load_graph(variant.backend, device, source, signature, variant.shapes, defer=defer)
     bundle.check_unchanged()
     return engine
 
