@@ -17,10 +17,11 @@ The modules of this folder are the registry; no list has to be kept. A backend m
 streams=1)``
 =====================================  ==============================================================================
 
-``Device.load(source, signature, shapes=())`` returns an :class:`Engine`. ``Engine.run(feeds, keep=())`` maps input
-arrays to output arrays by name. Outputs named in ``keep`` stay on the device as opaque buffers, which every engine of
-the same device accepts as feeds. A device of a backend with engines is a :class:`CompilingDevice`: it also has
-``identity()`` and ``compile(graph, signature, recipe, timing_cache, progress)``.
+``Device.load(source, signature, shapes=())`` returns an :class:`Engine`; a backend with ``STATIC_SHAPES`` also takes
+``defer`` (:func:`load_graph`). ``Engine.run(feeds, keep=())`` maps input arrays to output arrays by name. Outputs named
+in ``keep`` stay on the device as opaque buffers, which every engine of the same device accepts as feeds. A device of a
+backend with engines is a :class:`CompilingDevice`: it also has ``identity()`` and ``compile(graph, signature, recipe,
+timing_cache, progress)``.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ __all__ = [
     "installed_version",
     "is_int8",
     "is_needed_to_build",
+    "load_graph",
     "names",
     "not_installed_error",
     "ready_shapes",
@@ -266,6 +268,24 @@ def is_needed_to_build(name: str, target: Target) -> bool:
         target: Target that has the backend.
     """
     return target.choose_on == "host" or get(name).GRAPH != ".onnx"
+
+
+def load_graph(
+    name: str, device: Any, source: Any, signature: Signature, shapes: tuple[int, ...], *, defer: bool
+) -> Engine:
+    """Load a graph on a device whose backend runs graph files.
+
+    Args:
+        name: Name of the backend.
+        device: Open device of the backend.
+        source: Graph as a path or :class:`GraphBytes`.
+        signature: Inputs and outputs of the graph.
+        shapes: Static shapes as for :meth:`Device.load`; empty for a backend that has none.
+        defer: Whether static shapes may be compiled after the load (:class:`HasStaticShapes`).
+    """
+    options = {"defer": defer} if get(name).STATIC_SHAPES else {}
+    engine: Engine = device.load(source, signature, shapes, **options)
+    return engine
 
 
 def warm_up(engines: Iterable[object]) -> None:

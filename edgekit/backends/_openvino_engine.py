@@ -34,9 +34,14 @@ class OpenVinoEngine(ForkAware):
     """A compiled model. Until its static shapes are compiled, dynamic shapes serve all calls."""
 
     def __init__(
-        self, device: OpenVinoDevice, source: Path | GraphBytes, signature: Signature, shapes: tuple[int, ...]
+        self,
+        device: OpenVinoDevice,
+        source: Path | GraphBytes,
+        signature: Signature,
+        shapes: tuple[int, ...],
+        defer: bool,
     ) -> None:
-        """Compile the graph with dynamic shapes."""
+        """Compile the graph, with dynamic shapes alone if there are no static ones or ``defer`` is set."""
         if shapes:
             check_shapes(signature, shapes)
         self._device = device
@@ -44,18 +49,23 @@ class OpenVinoEngine(ForkAware):
         self._signature = signature
         self._shapes = shapes
         model = device.read(source)
-        self._requests: Requests | None = Requests(device.compile(source, model))
-        self._input_names = {name for port in self._requests.compiled.inputs for name in port.get_names()}
+        self._requests: Requests | None = None
+        self._input_names = {name for port in model.inputs for name in port.get_names()}
         self._output_names = [spec.name for spec in signature.outputs]
         self._ready_shapes: tuple[int, ...] = ()
         self._static_calls = 0
         self._late: LateCompile | None = None
-        self._is_pending = bool(shapes)
+        self._is_pending = False
         super().__init__()
+        if shapes and not defer:
+            self._compile_bodies(model)
+            return
+        self._requests = Requests(device.compile(source, model))
         self._run_example(self._requests, self._dynamic_length())
         if shapes:
             # The model is read now: a caller verifies the files after the load, and may remove them then.
             self._late = LateCompile(functools.partial(self._compile_bodies, model), shapes)
+            self._is_pending = True
 
     @property
     def ready_shapes(self) -> tuple[int, ...]:

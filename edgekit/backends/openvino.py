@@ -196,8 +196,15 @@ class OpenVinoDevice:
             **exact_settings(core, device),
         }
 
-    def load(self, source: Path | GraphBytes, signature: Signature, shapes: tuple[int, ...] = ()) -> OpenVinoEngine:
-        """Read a graph, and compile it with dynamic shapes.
+    def load(
+        self,
+        source: Path | GraphBytes,
+        signature: Signature,
+        shapes: tuple[int, ...] = (),
+        *,
+        defer: bool = True,
+    ) -> OpenVinoEngine:
+        """Read a graph, and compile it.
 
         Args:
             source: Graph file.
@@ -205,11 +212,12 @@ class OpenVinoDevice:
             shapes: Ascending sequence lengths. A single row of one of these lengths runs with static shapes once these
                 are compiled, see :meth:`OpenVinoEngine.warm_up`; everything else runs with dynamic shapes. The weights
                 are packed once.
+            defer: Whether the static shapes are compiled after the load. Dynamic shapes serve all calls until then.
 
         Raises:
             BackendError: OpenVINO refuses the graph, or static shapes do not fit it.
         """
-        return OpenVinoEngine(self, source, signature, shapes)
+        return OpenVinoEngine(self, source, signature, shapes, defer)
 
     def read(self, source: Path | GraphBytes) -> Any:
         """Read a graph. Its weights are mapped from their file, which must not be altered as long as they are in use.

@@ -184,9 +184,9 @@ def open_runner(
         stack.callback(opened_device.close)
         engines: dict[str, Runs] = {}
         for name, graph in graphs.items():
-            engine = opened_device.load(graph, signatures[name], tuple(settings.get("shapes", ())))
+            # All answers of a build come from the kernels that serve most calls, so nothing is deferred.
+            shapes = tuple(settings.get("shapes", ()))
+            engine = backends.load_graph(backend, opened_device, graph, signatures[name], shapes, defer=False)
             stack.callback(engine.close)
             engines[name] = engine
-        # All answers of a build come from the kernels that will serve most calls.
-        backends.warm_up(engines.values())
         yield GraphRunner(engines, signatures, streams=streams, **settings)

@@ -4,7 +4,8 @@ Each weight is an INT8 constant followed by a ``DequantizeLinear`` with one scal
 are dequantized row by row (``_embeddings``). This is the standard form. OpenVINO (weight decompression inside its
 kernel) and TensorRT (weight-only quantization; tested with TensorRT-RTX 1.7) keep it in INT8. ONNX Runtime 1.32 turns
 it into ``MatMulNBits``, which quantizes activations to INT8 in blocks of 32 at run time (accuracy level 4): there,
-activations are not float.
+activations are not float. OpenVINO could do so too, in groups of a row (``DYNAMIC_QUANTIZATION_GROUP_SIZE``): that is
+slower than static INT8 at every length and batch, and its rows are not exact (``benchmarks/results/by_row.md``).
 
 Measured with MiniLM-L6, 24 tokens, x86 with AVX2 and without VNNI, 2 threads. Each backend column has the p50 relative
 to float32 and the peak memory:
