@@ -1,7 +1,8 @@
-"""A build in a process of its own: seconds and memory of its steps, and the peak of each kind of process that it starts.
+"""A build in a process of its own: seconds and memory of its steps, and the peak of each kind of process that it
+starts.
 
-The process that builds tells when a step begins; Linux's record of its peak memory is reset then (``clear_refs``, proc(5)), so that each step has a
-peak of its own. Its children are looked at ten times a second.
+The process that builds tells when a step begins; Linux's record of its peak memory is reset then (``clear_refs``,
+proc(5)), so that each step has a peak of its own. Its children are looked at ten times a second.
 
     python benchmarks/_build.py SPEC.json
 """
@@ -37,8 +38,8 @@ def measured_build(
         more_environment: Variables in addition to those of a side.
 
     Returns:
-        ``seconds``; ``largest_mb`` of the largest process, and ``peaks_mb`` by kind of process; ``steps``: seconds, peak
-        memory and memory at the beginning of each; ``table``, the candidates; ``bundle_mb``. Or ``error``.
+        ``seconds``; ``largest_mb`` of the largest process, and ``peaks_mb`` by kind of process; ``steps``: seconds,
+        peak memory and memory at the beginning of each; ``table``, the candidates; ``bundle_mb``. Or ``error``.
     """
     import shutil
 

@@ -1,4 +1,5 @@
-"""Numbers of the benchmarks: states of the machine, ratios by round with intervals, exponents, tables. No measuring, no files."""
+"""Numbers of the benchmarks: states of the machine, ratios by round with intervals, exponents, tables. No measuring,
+no files."""
 
 from __future__ import annotations
 
@@ -40,8 +41,8 @@ class Estimate:
 def split_states(probes_us: Sequence[float]) -> list[str]:
     """Return the state of each round: ``near`` or ``far``, by how long two CPUs take for a round trip.
 
-    The logarithms are cut where the sum of squares within the two parts is least (Otsu's threshold). All rounds are ``one``
-    state where the medians of the parts are closer than a factor of 1.4, or a probe is not a number.
+    The logarithms are cut where the sum of squares within the two parts is least (Otsu's threshold). All rounds are
+    ``one`` state where the medians of the parts are closer than a factor of 1.4, or a probe is not a number.
     """
     if len(probes_us) < 2 or not all(math.isfinite(p) and p > 0 for p in probes_us):
         return ["one"] * len(probes_us)
@@ -89,8 +90,8 @@ def mixed_over_single(
 ) -> Estimate | None:
     """Return the time of a mixed stream over the length-weighted mean of the times at each length alone.
 
-    Every input of the mixed stream counts once, against the mean time of its length in the other stream. Lengths that the
-    other stream lacks do not count.
+    Every input of the mixed stream counts once, against the mean time of its length in the other stream. Lengths that
+    the other stream lacks do not count.
 
     Args:
         mixed: Length and milliseconds of each input, by round, in the order of a user.
@@ -192,7 +193,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], numbers: int 
 
 
 def states_of(rounds: Sequence[Mapping[str, object]]) -> dict[str, list[int]]:
-    """Return the indices of the rounds of each state; ``all`` has every round and is left out where there is one state."""
+    """Return the indices of the rounds of each state; ``all`` has every round, unless there is one state."""
     states = split_states([float(one["probe_us"]) for one in rounds])  # type: ignore[arg-type]
     parts: dict[str, list[int]] = defaultdict(list)
     for index, state in enumerate(states):

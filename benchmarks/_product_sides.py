@@ -1,9 +1,11 @@
-"""Products of activations and constant weights in each library: graphs of a few equal layers, checked against numpy, timed on request.
+"""Products of activations and constant weights in each library: graphs of a few equal layers, checked against numpy,
+timed on request.
 
     python benchmarks/_product_sides.py KIND THREADS
 
-A layer is one product ``[rows, inputs] x [inputs, outputs]``; the graph adds up LAYERS of them with weights of their own, so that weights come from
-where they come from in a model of some layers. Requests and replies are JSON, one a line: ``{"inputs": 384, "outputs": 1152, "rows": 26, "seconds": 0.1}``.
+A layer is one product ``[rows, inputs] x [inputs, outputs]``; the graph adds up LAYERS of them with weights of
+their own, so that weights come from where they come from in a model of some layers. Requests and replies are JSON,
+one a line: ``{"inputs": 384, "outputs": 1152, "rows": 26, "seconds": 0.1}``.
 """
 
 from __future__ import annotations
@@ -127,7 +129,7 @@ def dynamic_layer(index: int, weights: np.ndarray) -> tuple[list[Any], list[Any]
 
 
 def blocks_layer(index: int, weights: np.ndarray) -> tuple[list[Any], list[Any]]:
-    """ONNX Runtime's product with INT8 weights in blocks, which quantizes its input by row and block (accuracy level 4)."""
+    """ONNX Runtime's product with INT8 weights in blocks, input quantized by row and block (level 4)."""
     from onnx import helper, numpy_helper
 
     inputs, outputs = weights.shape

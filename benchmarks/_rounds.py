@@ -1,7 +1,8 @@
 """Sides of a comparison take turns in bursts: one process each, suspended while another one is measured.
 
-A round is one burst of the same inputs on every side, in random order. Before it the latency between two CPUs is measured: virtual machines move
-between states in which threads talk to each other fast and slowly, and a round belongs to the state that it was measured in.
+A round is one burst of the same inputs on every side, in random order. Before it the latency between two CPUs is
+measured: virtual machines move between states in which threads talk to each other fast and slowly, and a round
+belongs to the state that it was measured in.
 """
 
 from __future__ import annotations

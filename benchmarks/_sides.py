@@ -1,4 +1,4 @@
-"""Where the sides of a comparison run: interpreters, bundles, models of peers; their processes, and their first answers."""
+"""Where the sides of a comparison run: interpreters, bundles, models of peers; their processes and first answers."""
 
 from __future__ import annotations
 

@@ -1,13 +1,15 @@
-"""Models of the size of BERT-base and ViT-base, an image classifier and a tagger: latency beside the peers, and what their builds take.
+"""Models of the size of BERT-base and ViT-base, an image classifier and a tagger: latency beside the peers, and what
+their builds take.
 
-The two of base size have random weights, which time and memory do not depend on; their answers mean nothing. The other two, and all tables of images
-and words, are those of ``train_small.py``.
+The two of base size have random weights, which time and memory do not depend on; their answers mean nothing. The
+other two, and all tables of images and words, are those of ``train_small.py``.
 
     python benchmarks/base_size.py WORK --model MINILM --texts SST2 --peers ENVIRONMENTS [--case CASE] [--part PART]
 
-Parts: ``make`` writes the random models, ``build`` builds for ``--target cpu`` from an empty cache, with seconds and peak memory of each step,
-``latency`` runs bursts of inputs (texts, or paths of JPEGs) on all sides in random order, ``start`` runs fresh processes to their first answer.
-Writes ``results/base_size.json`` and the tables ``results/base_size.md``. A peer that cannot run a model is recorded with the last line of its error.
+Parts: ``make`` writes the random models, ``build`` builds for ``--target cpu`` from an empty cache, with seconds
+and peak memory of each step, ``latency`` runs bursts of inputs (texts, or paths of JPEGs) on all sides in random
+order, ``start`` runs fresh processes to their first answer. Writes ``results/base_size.json`` and the tables
+``results/base_size.md``. A peer that cannot run a model is recorded with the last line of its error.
 """
 
 from __future__ import annotations

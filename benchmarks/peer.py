@@ -1,11 +1,13 @@
-"""One side of a comparison in a process of its own: loads a bundle or a peer's model, and answers requests on its standard input.
+"""One side of a comparison in a process of its own: loads a bundle or a peer's model, and answers requests on its
+standard input.
 
     ENVIRONMENT/bin/python benchmarks/peer.py SIDE {texts|images|words} MODEL [--work WORK] [--calib TRAIN.jsonl]
 
-A text goes in as it is, an image as the path of its JPEG, a sentence of words as a text; answers are those of the Transformers pipeline, or of a
-session. SIDE is ``edgekit`` (MODEL is a bundle) or a peer, whose artifact must have been made by ``--make``. With ``--first TEXT`` the process ends
-after its first answer. It runs in the environment of each side, so it imports nothing of EdgeKit but the session, and holds to what Transformers
-4.57 and 5 share. Requests and replies are JSON, one a line, see ``_rounds.py``.
+A text goes in as it is, an image as the path of its JPEG, a sentence of words as a text; answers are those of the
+Transformers pipeline, or of a session. SIDE is ``edgekit`` (MODEL is a bundle) or a peer, whose artifact must have
+been made by ``--make``. With ``--first TEXT`` the process ends after its first answer. It runs in the environment
+of each side, so it imports nothing of EdgeKit but the session, and holds to what Transformers 4.57 and 5 share.
+Requests and replies are JSON, one a line, see ``_rounds.py``.
 """
 
 from __future__ import annotations
@@ -77,8 +79,8 @@ def send(replies: Any, message: dict[str, Any]) -> None:
 def reply(side: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
     """What a request gets.
 
-    ``each``: the milliseconds of each input and its answer, after the inputs of ``warm``. ``list``: those of all in one call, in batches of ``batch``
-    (a session chooses its own). ``outputs``: the raw output of each input of each list. ``memory``: the peak so far.
+    ``each``: the milliseconds of each input and its answer, after the inputs of ``warm``. ``list``: those of all
+    in one call, in batches of ``batch`` (a session chooses its own). ``outputs``: the raw output of each input of each list. ``memory``: the peak so far.
     """
     kind = request["do"]
     if kind == "each":
@@ -101,7 +103,7 @@ def reply(side: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
 
 
 def peak_mb() -> float:
-    """Peak resident memory of this process alone: ``ru_maxrss`` would begin with that of the process that started it."""
+    """Peak resident memory of this process alone: ``ru_maxrss`` would begin with that of the parent."""
     status = Path("/proc/self/status").read_text("utf-8")
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
@@ -143,7 +145,7 @@ def of_pipeline(made: Any, task: str) -> dict[str, Any]:
 
 
 def parts(options: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of a pipeline: Pillow's image processor, or the tokenizer; entities as EdgeKit makes them by default."""
+    """Arguments of a pipeline: Pillow's image processor, or the tokenizer; entities as EdgeKit makes them."""
     if options.task == "images":
         return {"image_processor": image_processor(options.model)}
     from transformers import AutoTokenizer
@@ -153,8 +155,8 @@ def parts(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def image_processor(model: Path) -> Any:
-    """The processor that Pillow computes: by its own class where there is one, since AutoImageProcessor of some releases
-    asks for torchvision even then.
+    """The processor that Pillow computes: by its own class where there is one, since AutoImageProcessor of some
+    releases asks for torchvision even then.
     """
     import transformers
 

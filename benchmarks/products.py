@@ -1,10 +1,12 @@
-"""Rates of the products of a MiniLM layer in each library: INT8 and float, by rows, threads, and two instances at once.
+"""Rates of the products of a MiniLM layer in each library: INT8 and float, by rows, threads, and two instances at
+once.
 
     python benchmarks/products.py [--rows 1,26,32,128,832] [--rounds 5]
 
-Each library and kind of product is a process of its own (``_product_sides.py``), suspended while another one is measured; for one shape and number
-of rows all take turns in random order. "2 x 1" are two single-threaded processes at once. Rates count the multiplications and additions of the
-products alone; quantizing the activations and adding up the layers is in the time. Writes ``results/products.json`` and ``results/products.md``.
+Each library and kind of product is a process of its own (``_product_sides.py``), suspended while another one is
+measured; for one shape and number of rows all take turns in random order. "2 x 1" are two single-threaded processes
+at once. Rates count the multiplications and additions of the products alone; quantizing the activations and adding
+up the layers is in the time. Writes ``results/products.json`` and ``results/products.md``.
 """
 
 from __future__ import annotations

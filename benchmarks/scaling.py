@@ -1,11 +1,14 @@
-"""How builds, memory and latency grow with rows of samples, labels, length, layers and width: curves, exponents, and whether limits are held.
+"""How builds, memory and latency grow with rows of samples, labels, length, layers and width: curves, exponents, and
+whether limits are held.
 
     python benchmarks/scaling.py WORK [--axis AXIS] [--upto SIZE]
 
-Models are BERTs with random weights, samples are drawn from made-up words; both are written into WORK. Each point is a process of its own: a build for
-a CPU (``_build.py``), then the latency of the bundle; points of the axes ``eval`` run ``edgekit eval`` instead. A point is one line of
-``WORK/points.jsonl``, and points that are there are not measured again. Cheap points come first. Exponents are slopes of the logarithms with a 95 %
-interval; a limit is held where the slope over all points and that of the last step are within it. Writes ``results/scaling.json`` and ``.md``.
+Models are BERTs with random weights, samples are drawn from made-up words; both are written into WORK. Each point
+is a process of its own: a build for a CPU (``_build.py``), then the latency of the bundle; points of the axes
+``eval`` run ``edgekit eval`` instead. A point is one line of ``WORK/points.jsonl``, and points that are there are
+not measured again. Cheap points come first. Exponents are slopes of the logarithms with a 95 % interval; a limit is
+held where the slope over all points and that of the last step are within it. Writes ``results/scaling.json`` and
+``.md``.
 """
 
 from __future__ import annotations
@@ -189,7 +192,7 @@ def in_child(what: str, point: Point, folder: Path) -> dict[str, Any]:
 
 
 def latency(point: Point, folder: Path) -> dict[str, Any]:
-    """Returns the latency of the bundle on new texts of the length: the median, and the lower decile, in milliseconds."""
+    """Returns the latency of the bundle on new texts of the length: median and lower decile in ms."""
     import edgekit
 
     texts = [text_of(point.length, random.Random(seed)) for seed in range(CALLS)]
@@ -245,7 +248,7 @@ def measure_eval(point: Point, folder: Path, options: argparse.Namespace) -> dic
 
 
 def evaluate(point: Point, bundle: Path) -> dict[str, Any]:
-    """Scores a bundle on the rows of the point, and returns the peak memory of this process and of the one that predicts."""
+    """Scores a bundle on the rows of the point, and returns the peak memory of both processes."""
     import edgekit
 
     calls: list[tuple[str, int, int]] = []

@@ -1,19 +1,23 @@
-"""Bundles of this checkout beside the baseline of commit b27babd and the peers, on short texts: all in turns in one run.
+"""Bundles of this checkout beside the baseline of commit b27babd and the peers, on short texts: all in turns in one
+run.
 
     benchmarks/baseline_b27babd.sh BASELINE MODEL DATA
-    python benchmarks/short_texts.py WORK --model MODEL --data DATA --baseline BASELINE --peers ENVIRONMENTS [--part PART]
+    python benchmarks/short_texts.py WORK --model MODEL --data DATA --baseline BASELINE --peers ENVIRONMENTS
 
 Parts, in this order by default:
 
-- ``build``: what ``--target cpu`` chooses for latency and for throughput, and one bundle for each method and backend of that target.
-- ``latency``: text to label, batch 1. Each of the 1,821 texts once, lengths mixed, in bursts that all sides answer in random order; the same texts in
-  bursts of one length; texts of 16, 32, 64 and 128 tokens. Each pass has fresh processes, which were warmed up on other texts.
+- ``build``: what ``--target cpu`` chooses for latency and for throughput, and one bundle for each method and backend
+  of that target.
+- ``latency``: text to label, batch 1. Each of the 1,821 texts once, lengths mixed, in bursts that all sides answer in
+  random order; the same texts in bursts of one length; texts of 16, 32, 64 and 128 tokens. Each pass has fresh
+  processes, which were warmed up on other texts.
 - ``throughput``: the whole list in one call, a fresh process for each call, each peer at its best batch size.
 - ``start``: a fresh process to its first answer, with its peak memory.
 - ``exact``: labels and logits against torch, and against the same rows in lists.
 
-Ratios are medians over rounds, by the state of the machine (see ``_rounds.py``). ``results/short_texts.json`` has every part's last run,
-``results/short_texts.md`` the tables. BASELINE and ENVIRONMENTS (p-ort, p-ov) have environments of their own.
+Ratios are medians over rounds, by the state of the machine (see ``_rounds.py``). ``results/short_texts.json`` has
+every part's last run, ``results/short_texts.md`` the tables. BASELINE and ENVIRONMENTS (p-ort, p-ov) have
+environments of their own.
 """
 
 from __future__ import annotations
