@@ -208,7 +208,9 @@ def run(drawn: Path, limit_s: float, jobs: int, out: Path) -> None:
         rows.append({**mutant, "tests": len(names), "outcome": outcome})
     record = {"seed": content["seed"], "limit_s": limit_s, "totals": totals, "mutants": rows}
     out.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    print(f"{totals['caught']} caught, {totals['survived']} survived, {totals['not run']} in lines that no test runs: {out}")
+    print(
+        f"{totals['caught']} caught, {totals['survived']} survived, {totals['not run']} in lines that no test runs: {out}"
+    )
 
 
 def compare(old: Path, new: Path) -> None:
