@@ -21,7 +21,7 @@ from ai_edge_litert.interpreter import Interpreter
 import edgekit
 from edgekit.bundle import tflite_reader
 from edgekit.bundle.trust import open_bundle
-from edgekit.machine import fingerprint
+from edgekit.machine import control_groups
 from edgekit.quantize import litert as writer
 from edgekit.spec.errors import IntegrityError
 
@@ -258,14 +258,14 @@ def test_a_graph_larger_than_the_memory_is_refused_before_it_is_read(bundle, mon
 
 
 def test_the_memory_of_a_machine_and_of_a_control_group(tmp_path):
-    assert fingerprint.memory_limit() > 2**26
-    assert fingerprint.memory_limit(tmp_path) == 2**60, "nothing is known"
+    assert control_groups.memory_limit() > 2**26
+    assert control_groups.memory_limit(tmp_path) == 2**60, "nothing is known"
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/meminfo").write_text("MemTotal:        4194304 kB\n")
-    assert fingerprint.memory_limit(tmp_path) == 4 * 2**30
+    assert control_groups.memory_limit(tmp_path) == 4 * 2**30
     group = tmp_path / "sys/fs/cgroup/box"
     group.mkdir(parents=True)
     (tmp_path / "proc/self/cgroup").write_text("0::/box\n")
     (tmp_path / "proc/self/mountinfo").write_text("30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
     (group / "memory.max").write_text(f"{2**30}\n")
-    assert fingerprint.memory_limit(tmp_path) == 2**30
+    assert control_groups.memory_limit(tmp_path) == 2**30

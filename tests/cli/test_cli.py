@@ -412,7 +412,7 @@ def test_targets(edgekit):
 def test_doctor(edgekit):
     assert "CPU opens" in edgekit("doctor").out
     record = json.loads(edgekit("doctor", "--json").out)
-    assert set(record["backends"]) == {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"}
+    assert set(record["backends"]) == {"litert", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"}
 
 
 # ---- without click, and with a terminal

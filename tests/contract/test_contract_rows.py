@@ -127,11 +127,13 @@ def test_the_texts_provoke_the_fault(outliers):
 
 
 def test_which_rows_may_share_a_call(outliers):
-    """By the graph: only where an operator takes one scale of a tensor of activations when it runs."""
+    """By the graph: not where an operator takes one scale of a tensor of activations when it runs.
+
+    Graphs of LiteRT are made for one row a call where the target wants the shortest time.
+    """
     made, _ = outliers
-    assert {m: of(made, m, b).variant.rows for m, b in RUNS} == {
-        m: "alone" if m == "dynamic" else "together" for m, _ in RUNS
-    }
+    alone = {(method, backend) for method, backend in RUNS if of(made, method, backend).variant.rows == "alone"}
+    assert alone == {(method, backend) for method, backend in RUNS if method == "dynamic" or backend == "litert"}
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ commit what it wrote; measured times and memory differ from run to run.
 - ``answers.json``: logits of torch for texts, each alone and nothing padded.
 - ``bundles/onnxruntime``, ``bundles/openvino``: float32, whose answers are those of torch. Their graph is the exported
   one, with its tokenizer: what quantization methods and backends are tested with.
-- ``bundles/int8``: the target ``cpu``.
+- ``bundles/int8``: the target ``cpu`` without LiteRT, so that its graph is an ONNX file whichever candidate wins.
 - ``bundles/litert``: the target ``android``, a graph of LiteRT.
 - ``exports``: the float32 graphs of ``tiny.py`` and ``raw.py``, each with the digest of its model.
 - ``bundles/jetson``: the target ``jetson``, whose engines are compiled on the device.
@@ -34,6 +34,7 @@ import tiny
 HERE = Path(__file__).resolve().parent
 TEXTS = 60
 SEED = 77
+CPU = "threads = 0\nmax_batch = 32\n[budget]\naccuracy_drop = 0.01"
 PARTS = ("samples", "bundles", "answers.json", "exports")
 
 
@@ -65,7 +66,9 @@ def make(out: Path, model: Path) -> None:
     for backend in ("onnxruntime", "openvino"):
         target = small.target(model.parent / "exact.toml", backends=(backend,))
         small.build(model, out=out / "bundles" / backend, target=target, **common)
-    small.build(model, out=out / "bundles" / "int8", target="cpu", **common)
+    backends = ("onnxruntime", "openvino")
+    cpu = small.target(model.parent / "cpu.toml", ("dynamic", "static", "float32"), backends, CPU)
+    small.build(model, out=out / "bundles" / "int8", target=cpu, **common)
     small.build(model, out=out / "bundles" / "jetson", target="jetson", **common)
     small.build(model, out=out / "bundles" / "litert", target="android", **common)
 

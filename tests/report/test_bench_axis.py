@@ -25,7 +25,12 @@ def test_lengths_are_those_of_the_axis_of_the_signature(axis, monkeypatch):
         max_length=512, backend="tensorrt", method="float16", threads=1, rows="together", max_tokens=0
     )
     asked = []
-    session = SimpleNamespace(info=info, example_rows=lambda *sizes: asked.append(sizes), run_rows=lambda rows, **_: [])
+    session = SimpleNamespace(
+        info=info,
+        example_rows=lambda *sizes: asked.append(sizes),
+        run_rows=lambda rows, **_: [],
+        warm_up=lambda: None,
+    )
     monkeypatch.setattr(benching, "open_bundle", lambda *_: opened)
     monkeypatch.setattr(benching, "load", lambda *_, **__: contextlib.nullcontext(session))
     found = benching.bench("bundle", options=BenchOptions(batches=[1], lengths=[64, 256], seconds=0.0))

@@ -157,7 +157,7 @@ def built(request):
     return request.getfixturevalue(request.param)
 
 
-def test_every_method_is_measured_on_both_backends(built):
+def test_every_method_is_measured_on_its_backends(built):
     manifest = built.bundle.manifest
     assert {(trial.method, trial.backend) for trial in manifest.trials} == {
         ("float32", "onnxruntime"),
@@ -165,6 +165,8 @@ def test_every_method_is_measured_on_both_backends(built):
         ("static", "onnxruntime"),
         ("static", "openvino"),
         ("dynamic", "onnxruntime"),
+        ("float32", "litert"),
+        ("dynamic_rows", "litert"),
     }
     for trial in manifest.trials:
         assert trial.executed.startswith("float32" if trial.method == "float32" else "int8")
