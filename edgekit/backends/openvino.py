@@ -1,7 +1,8 @@
 """OpenVINO on CPUs.
 
 It reads the graph file and compiles it with dynamic shapes at load time: 0.2 to 0.6 s for a small encoder. Static
-shapes take as much again for each, so they are compiled later, in the background, while dynamic shapes serve the calls.
+shapes take as much again for each. Where they may be deferred (``defer``), they are compiled later, in the background,
+while dynamic shapes serve the calls.
 """
 
 from __future__ import annotations
