@@ -221,13 +221,14 @@ def choose(
         if index != winner:
             verdict = reasons[index] or f"{cost[index] / cost[winner]:.2f} x the time of the chosen one"
         judged.append(replace(trial, verdict=verdict))
-    rank = f"is the fastest of the {len(inside)} candidate(s) inside the budget"
+    count = f"{len(inside)} candidates"
+    rank = f"is the fastest of the {count} inside the budget" if len(inside) > 1 else "is alone inside the budget"
     quality = ""
     if winner != quickest:
-        rank = f"is nearly as fast as the fastest of the {len(inside)} candidate(s) inside the budget"
+        rank = f"is nearly as fast as the fastest of the {count} inside the budget"
         quality = " and takes at most half its startup time and memory"
     elif cost[winner] != fastest:
-        rank = f"is within 5 % of the fastest of the {len(inside)} candidate(s) inside the budget"
+        rank = f"is within 5 % of the fastest of the {count} inside the budget"
         quality = " and uses the least memory of those"
     limits = ", ".join(f"{key} {limit:g}" for key, limit in vars(target.budget).items() if limit is not None)
     won = measured[winner]

@@ -70,13 +70,17 @@ def choose_for_device(ctx: BuildContext, candidates: Sequence[Candidate], max_va
         )
     verdicts = [reason or "less preferred by the target" for reason in reasons]
     for index in chosen:
-        verdicts[index] = "shipped: the device chooses"
+        verdicts[index] = "shipped: the device chooses" if len(chosen) > 1 else "chosen"
     judged = tuple(replace(trial, verdict=verdict) for trial, verdict in zip(trials, verdicts, strict=True))
     names = " and ".join(f"{judged[i].method} on {judged[i].backend}" for i in chosen)
-    reason = (
-        f"{names}: preferred by target '{target.name}' in this order; not raced here ({cpu_name()}), "
-        "the device races them at its first load."
-    )
+    if len(chosen) > 1:
+        reason = (
+            f"{names}: preferred by target '{target.name}' in this order; not raced here ({cpu_name()}), "
+            "the device races them at its first load."
+        )
+    else:
+        rank = "the only candidate" if len(candidates) == 1 else "the preferred candidate"
+        reason = f"{names}: {rank} of target '{target.name}' inside its limits; not timed here ({cpu_name()})."
     for trial in judged:
         _LOG.info("%s on %s: %s", trial.method, trial.backend, trial.verdict)
     _LOG.info("decision: %s", reason)

@@ -73,7 +73,7 @@ def test_the_fastest_wins():
         "chosen",
     ]
     assert [replace(t, verdict="") for t in judged] == made
-    start = "dynamic on onnxruntime is the fastest of the 3 candidate(s) inside the budget (accuracy_drop 0.01): p50 4.00 ms, "
+    start = "dynamic on onnxruntime is the fastest of the 3 candidates inside the budget (accuracy_drop 0.01): p50 4.00 ms, "
     said = start + "0.52 x the time of float32 on onnxruntime; accuracy 0.9000, torch 0.9100."
     assert reason == said, "the ratio of the table, text by text, and not 4 / 9 of two medians"
 
@@ -84,7 +84,7 @@ def test_alone_it_is_compared_with_nothing():
     limits = "(accuracy_drop 0.01, size_mb 90)"
     assert (
         reason
-        == f"float32 on onnxruntime is the fastest of the 1 candidate(s) inside the budget {limits}: p50 10.00 ms; micro F1 0.9000, torch 0.9000."
+        == f"float32 on onnxruntime is alone inside the budget {limits}: p50 10.00 ms; micro F1 0.9000, torch 0.9000."
     )
 
 
@@ -111,7 +111,7 @@ def test_the_fastest_outside_the_budget_does_not_win():
     winner, reason, judged = choose(made, target(accuracy_drop=0.01), "accuracy", 0.9)
     assert winner == 1
     assert judged[0].verdict == "over budget: accuracy_drop 0.011 over 0.01"
-    assert "the 1 candidate(s) inside the budget (accuracy_drop 0.01)" in reason
+    assert "is alone inside the budget (accuracy_drop 0.01)" in reason
 
 
 def test_throughput_is_chosen_by_rows_a_second():
