@@ -30,6 +30,7 @@ _OTHER = re.compile(r"[\S\x0b\x0c\x1c-\x1f\x85]")
 _COLLAPSE = re.compile(f"({_BLANK}){_BLANK}+")
 _NO_BLANKS = "\x0b\x0c\x1c\x1d\x1e\x1f\x85"  # The rest of Python's white space.
 _CHUNK = 4096
+_NEAR = 512  # Characters next to a cut, in which its word is looked for first.
 _BLANKS = " \t\n\r\xa0\u1680\u2000\u2003\u200a\u2028\u2029\u202f\u205f\u3000"
 
 
@@ -134,23 +135,47 @@ class Fitter:
         return (part[::-1] if self._left else part), cut
 
     def _drop_cut_word(self, text: str) -> str:
-        """Remove the character at the cut and the rest of its word, unless the text is a single word."""
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        spans: list[tuple[int | None, tuple[int, int]]] = []
-        for piece in (encoding, *encoding.overflowing):
-            spans += zip(piece.word_ids, piece.offsets, strict=True)
+        """Remove the character at the cut and the rest of its word, unless the text is a single word.
+
+        Words end at white space, so the characters between the cut and a near white space tell where its word begins.
+        """
         if self._left:
-            at_cut = {word for word, (start, _) in spans if word is not None and start < 1}
-            border = max((end for word, (_, end) in spans if word in at_cut), default=1)
-            if border >= len(text):
-                match = re.search(_BLANK, text)
-                border = match.end() if match else 1
-            return text[border:]
-        at_cut = {word for word, (_, end) in spans if word is not None and end >= len(text)}
-        border = min((start for word, (start, _) in spans if word in at_cut), default=len(text) - 1)
-        if not border:
-            border = max((match.start() for match in re.finditer(_BLANK, text)), default=len(text) - 1)
-        return text[:border]
+            blank = _last_blank(text[:_NEAR])
+            return text[self._end_of_first(text if blank is None else text[: blank + 1]) :]
+        near = max(0, len(text) - _NEAR)
+        blank = re.search(_BLANK, text[near:])
+        start = near + blank.start() if near and blank else 0
+        return text[: start + self._start_of_last(text[start:])]
+
+    def _start_of_last(self, text: str) -> int:
+        """Return the index of the first character of the last word; the last blank if there are no words."""
+        words = self._words(text)
+        at_cut = {word for word, _, end in words if end >= len(text)}
+        border = min((start for word, start, _ in words if word in at_cut), default=len(text) - 1)
+        if border:
+            return border
+        blank = _last_blank(text)
+        return len(text) - 1 if blank is None else blank
+
+    def _end_of_first(self, text: str) -> int:
+        """Return the index behind the first word; behind the first blank if there are no words."""
+        words = self._words(text)
+        at_cut = {word for word, start, _ in words if start < 1}
+        border = max((end for word, _, end in words if word in at_cut), default=1)
+        if border < len(text):
+            return border
+        blank = re.search(_BLANK, text)
+        return blank.end() if blank else 1
+
+    def _words(self, text: str) -> list[tuple[int, int, int]]:
+        """Return the index of each token's word, and the token's first character and its end."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        words = []
+        for piece in (encoding, *encoding.overflowing):
+            for word, (start, end) in zip(piece.word_ids, piece.offsets, strict=True):
+                if word is not None:
+                    words.append((word, start, end))
+        return words
 
 
 def check_rows(texts: Sequence[str | tuple[str, str]], max_length: int, where: str) -> None:
@@ -234,6 +259,11 @@ def _skip_blanks(text: str, start: int) -> int:
         match = _OTHER.search(text, start)
         return len(text) if match is None else match.start()
     return stop
+
+
+def _last_blank(text: str) -> int | None:
+    """Return the index of the last white space; None without one."""
+    return max((match.start() for match in re.finditer(_BLANK, text)), default=None)
 
 
 def _is_blank(char: str) -> bool:

@@ -146,6 +146,23 @@ def test_where_the_tokenizer_has_no_words_the_cut_is_at_a_blank(tmp_path):
     assert ids(encode(["abc abcd"])[0]) == bare(tmp_path / "t.json", "abc", 50)
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_long_text_is_cut_where_a_look_at_all_of_it_cuts(file, bytewise, side, monkeypatch):
+    generator = random.Random(5)
+    pieces = ("film", "the", ", ", " ", "\n\t", "-", "x" * 30, "stronger", "\x00", "\x0b", " a")
+    for path in (file, bytewise):
+        encode = TextEncoder(path, FIELDS[:1], 2000, side)
+        for _ in range(15):
+            text = "".join(generator.choices(pieces, k=400))
+            encode.set_limit(generator.randrange(50, 700), truncate=True)
+            near = ids(encode([text])[0])
+            monkeypatch.setattr(limits, "_NEAR", 10_000)
+            assert near == ids(encode([text])[0])
+            monkeypatch.setattr(limits, "_NEAR", 40)
+            assert near == ids(encode([text])[0])
+            monkeypatch.undo()
+
+
 def test_a_lone_surrogate_is_told_in_a_text_that_is_cut(encode):
     encode.set_limit(12, truncate=True)
     with refused("text-surrogate"):
