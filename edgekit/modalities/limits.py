@@ -140,11 +140,11 @@ class Fitter:
         Words end at white space, so the characters between the cut and a near white space tell where its word begins.
         """
         if self._left:
-            blank = _last_blank(text[:_NEAR])
-            return text[self._end_of_first(text if blank is None else text[: blank + 1]) :]
+            space = _last_blank(text[:_NEAR])
+            return text[self._end_of_first(text if space is None else text[: space + 1]) :]
         near = max(0, len(text) - _NEAR)
-        blank = re.search(_BLANK, text[near:])
-        start = near + blank.start() if near and blank else 0
+        space = re.search(_BLANK, text[near:])
+        start = near + space.start() if near and space else 0
         return text[: start + self._start_of_last(text[start:])]
 
     def _start_of_last(self, text: str) -> int:
@@ -154,8 +154,8 @@ class Fitter:
         border = min((start for word, start, _ in words if word in at_cut), default=len(text) - 1)
         if border:
             return border
-        blank = _last_blank(text)
-        return len(text) - 1 if blank is None else blank
+        space = _last_blank(text)
+        return len(text) - 1 if space is None else space
 
     def _end_of_first(self, text: str) -> int:
         """Return the index behind the first word; behind the first blank if there are no words."""
@@ -164,8 +164,8 @@ class Fitter:
         border = max((end for word, _, end in words if word in at_cut), default=1)
         if border < len(text):
             return border
-        blank = re.search(_BLANK, text)
-        return blank.end() if blank else 1
+        space = re.search(_BLANK, text)
+        return space.end() if space else 1
 
     def _words(self, text: str) -> list[tuple[int, int, int]]:
         """Return the index of each token's word, and the token's first character and its end."""
