@@ -1,4 +1,7 @@
-"""Tiny image classifiers of all supported architectures: random weights, saved as ordinary Hugging Face folders with their image processors."""
+"""Tiny image classifiers of all supported architectures, and of some that go in from Python.
+
+They have random weights and are saved as ordinary Hugging Face folders with their image processors.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ ARCHITECTURES = (
     "swin",
     "vit",
 )
+FROM_PYTHON = ("dinov2", "efficientnet", "focalnet", "levit", "mobilevitv2", "poolformer", "pvt_v2", "regnet", "swinv2")
 LABELS = ("cat", "dog", "bird")
 SIZE = 32
 SPREAD = 4.0  # of an output over the images, largest minus smallest
@@ -38,11 +42,42 @@ _VIT = {
     "patch_size": 8,
 }
 _STAGES = {"depths": [1, 1], "hidden_sizes": [16, 32], "num_stages": 2}
+_FOUR_STAGES = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 16, 32]}
+_SWIN = {
+    "image_size": SIZE,
+    "patch_size": 4,
+    "embed_dim": 16,
+    "depths": [2, 2],
+    "num_heads": [2, 4],
+    "window_size": 4,
+}
 _CONFIGS = {
     "beit": {**_VIT, "use_relative_position_bias": True, "use_mean_pooling": True},
-    "convnext": _STAGES,
+    "convnext": {**_STAGES, "layer_scale_init_value": 0.5},
     "convnextv2": _STAGES,
     "deit": _VIT,
+    "dinov2": _VIT,
+    "efficientnet": {
+        "image_size": SIZE,
+        "width_coefficient": 0.25,
+        "depth_coefficient": 0.1,
+        "hidden_dim": 320,
+    },
+    "focalnet": {
+        "image_size": SIZE,
+        "embed_dim": 16,
+        "depths": [1, 1],
+        "focal_levels": [2, 2],
+        "focal_windows": [3, 3],
+        "hidden_sizes": [16, 32],
+    },
+    "levit": {
+        "image_size": SIZE,
+        "hidden_sizes": [16, 32, 48],
+        "num_attention_heads": [2, 2, 2],
+        "depths": [1, 1, 1],
+        "key_dim": [8, 8, 8],
+    },
     "mobilenet_v1": {"depth_multiplier": 0.25, "image_size": SIZE},
     "mobilenet_v2": {"depth_multiplier": 0.25, "image_size": SIZE, "finegrained_output": False},
     "mobilevit": {
@@ -52,15 +87,13 @@ _CONFIGS = {
         "num_attention_heads": 4,
         "expand_ratio": 2.0,
     },
+    "mobilevitv2": {"image_size": 2 * SIZE, "width_multiplier": 0.25, "n_attn_blocks": [1, 1, 1]},
+    "poolformer": {**_FOUR_STAGES, "layer_scale_init_value": 0.5},
+    "pvt_v2": {**_FOUR_STAGES, "image_size": SIZE, "num_attention_heads": [1, 2, 2, 4]},
+    "regnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 8},
     "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
-    "swin": {
-        "image_size": SIZE,
-        "patch_size": 4,
-        "embed_dim": 16,
-        "depths": [2, 2],
-        "num_heads": [2, 4],
-        "window_size": 4,
-    },
+    "swin": _SWIN,
+    "swinv2": _SWIN,
     "vit": _VIT,
 }
 _CROP = {"height": SIZE, "width": SIZE}
@@ -90,7 +123,9 @@ def images(count: int = 6, seed: int = 0) -> list[np.ndarray]:
 
 
 def processor(name: str):
-    kind, settings = _PROCESSORS[name]
+    size = _CONFIGS[name].get("image_size", SIZE)
+    plain = ("ViTImageProcessor", {"size": {"height": size, "width": size}})
+    kind, settings = _PROCESSORS.get(name, plain)
     return getattr(transformers, kind + "Pil")(**settings)
 
 

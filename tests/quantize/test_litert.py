@@ -5,21 +5,20 @@ from __future__ import annotations
 import functools
 import re
 import sys
-from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
+import small
 import tiny
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from ai_edge_litert.interpreter import Interpreter
+from litert_files import COSTLY, EQUAL, check_own, engine_of, operators, own, run_without_xnnpack
 from refusals import refused
 
-from edgekit import backends
 from edgekit.quantize import _embeddings, litert
 from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.litert import _file
+from edgekit.quantize.litert._lowering import table
 from edgekit.quantize.methods import dynamic_rows
 from edgekit.runtime.loops import single
 from edgekit.spec.graph import Graph
@@ -30,12 +29,6 @@ from edgekit.spec.tensor import Signature, TensorSpec
 each = pytest.mark.parametrize("name", tiny.ARCHITECTURES)
 forms = pytest.mark.parametrize("batch", [1, None], ids=["one row", "any batch"])
 LENGTHS = (1, 2, 9, 64, 33)
-EQUAL = 2e-5  # of the spread: float32 in another order; measured 3e-6
-# Operators that cost time. XNNPACK leaves one out without a word if its version or form is not the one it expects.
-COSTLY = {
-    *("FULLY_CONNECTED", "BATCH_MATMUL", "CONV_2D", "SOFTMAX", "GELU", "MEAN", "RSQRT", "TANH"),
-    *("TRANSPOSE", "SPLIT", "STRIDED_SLICE"),
-}
 # Tables look-ups, ids, positions and sizes, once a call: XNNPACK has no kernels for these.
 ONCE = {
     "CAST",
@@ -67,11 +60,6 @@ def written(tmp_path_factory):
     return write
 
 
-@functools.cache
-def engine_of(graph_path: Path, signature: Signature, backend: str):
-    return backends.get(backend).open_device("cpu", 1).load(graph_path, signature)
-
-
 def run(graph: Graph, rows, backend: str = "litert"):
     """The logits of rows that share a call."""
     feeds = single.collate(graph.signature, rows)
@@ -85,30 +73,6 @@ def onnx_logits(name, rows):
 @functools.cache
 def spread(name) -> float:
     return float(np.ptp([onnx_logits(name, [row]) for row in tiny.rows(tiny.source(name))]))
-
-
-def operators(path: Path) -> tuple[Counter, Counter, int]:
-    """The operators that XNNPACK took and those that it left out, by name; and into how many parts it cut the graph."""
-    alone = Interpreter(model_path=str(path), experimental_disable_delegate_node_fusion=True)
-    alone.allocate_tensors()
-    details = alone._get_ops_details()
-    outputs = {tuple(step["outputs"]) for step in details if step["op_name"] == "DELEGATE"}
-    taken, left = Counter(), Counter()
-    for step in details:
-        if step["op_name"] != "DELEGATE":
-            (taken if tuple(step["outputs"]) in outputs else left)[step["op_name"]] += 1
-    whole = Interpreter(model_path=str(path))
-    whole.allocate_tensors()
-    return taken, left, sum(step["op_name"] == "DELEGATE" for step in whole._get_ops_details())
-
-
-def run_without_xnnpack(path: Path, feeds) -> dict[str, np.ndarray]:
-    """What TensorFlow Lite's own kernels compute, to which an operator means what the format says."""
-    kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    interpreter = Interpreter(model_path=str(path), experimental_op_resolver_type=kernels)
-    runner = interpreter.get_signature_runner("forward")
-    types = {name: entry["dtype"] for name, entry in runner.get_input_details().items()}
-    return runner(**{name: feeds[name].astype(dtype) for name, dtype in types.items()})
 
 
 @each
@@ -194,22 +158,6 @@ def test_the_form_of_one_row_computes_as_that_of_any_batch(written):
     np.testing.assert_array_equal(one, many)
 
 
-@forms
-def test_image_encoder(batch, tmp_path):
-    pixels = TensorSpec("pixel_values", "float32", ("batch", 3, 32, 32))
-    signature = Signature("forward", (pixels,), (TensorSpec("hidden", "float32", ("batch", 17, 32)),))
-    source = tiny.EXPORTS / "vit" / "model.onnx"
-    path = tmp_path / "vit.tflite"
-    litert.write(source, signature, path, batch)
-    feeds = {"pixel_values": np.random.default_rng(0).normal(size=(3, 3, 32, 32)).astype(np.float32)}
-    expected = engine_of(source, signature, "onnxruntime").run(feeds)["hidden"]
-    answer = engine_of(path, signature, "litert").run(feeds)["hidden"]
-    np.testing.assert_allclose(answer, expected, atol=EQUAL * np.ptp(expected))
-    taken, left, _ = operators(path)
-    assert taken["CONV_2D"] == 1
-    assert not set(left) & COSTLY - {"STRIDED_SLICE"}
-
-
 def test_names_and_types_of_the_file(written):
     """An interpreter of Google's own reads the file: names by signature, ids of 32 bits, no input that nothing reads."""
     graph = written("deberta-v2", None)
@@ -236,103 +184,7 @@ def test_the_same_bytes_each_time(written, tmp_path):
     assert (tmp_path / "again.tflite").read_bytes() == path.read_bytes()
 
 
-# ---- images
-
-
-PICTURE = {"x": ("batch", 4, 12, 12)}
-KERNELS = {
-    "w": np.random.default_rng(2).normal(size=(8, 4, 3, 3)).astype(np.float32) / 6,
-    "deep": np.random.default_rng(3).normal(size=(8, 1, 3, 3)).astype(np.float32) / 3,
-    "b": np.random.default_rng(4).normal(size=8).astype(np.float32),
-    "scale": np.random.default_rng(5).normal(size=(8, 1, 1)).astype(np.float32),
-    "zero": np.array(0, np.float32),
-    "six": np.array(6, np.float32),
-    "one": np.array(1, np.float32),
-    "places": np.array([2, 3]),
-    "border": np.array([0, 0, 1, 2, 0, 0, 0, 3]),
-}
-
-
-@pytest.mark.parametrize(
-    ("steps", "shape"),
-    [
-        ("y = Conv(x, w, b)", (8, 10, 10)),
-        ("y = Conv<pads=[1, 1, 1, 1]>(x, w)", (8, 12, 12)),
-        ("y = Conv<pads=[1, 1, 1, 1], strides=[2, 2]>(x, w, b)", (8, 6, 6)),
-        ("y = Conv<pads=[0, 0, 1, 1], strides=[2, 2]>(x, w, b)", (8, 6, 6)),
-        ("y = Conv<pads=[0, 2, 1, 0], strides=[1, 2]>(x, w, b)", (8, 11, 6)),
-        ("y = Conv<pads=[2, 2, 2, 2], dilations=[2, 2]>(x, w, b)", (8, 12, 12)),
-        ("y = Conv<pads=[1, 1, 1, 1], group=4>(x, deep, b)", (8, 12, 12)),
-        ("c = Conv(x, w, b) y = MaxPool<kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]>(c)", (8, 5, 5)),
-        ("c = Conv(x, w, b) y = MaxPool<kernel_shape=[2, 2], strides=[2, 2]>(c)", (8, 5, 5)),
-        ("c = Conv(x, w, b) y = Clip(c, zero, six)", (8, 10, 10)),
-        ("c = Conv(x, w, b) y = Clip(c, zero, one)", (8, 10, 10)),
-        ("c = Conv(x, w, b) r = Relu(c) m = Mul(r, scale) y = Add(m, c)", (8, 10, 10)),
-        ("c = Conv(x, w, b) l = Transpose<perm=[0, 2, 3, 1]>(c) y = Transpose<perm=[0, 3, 1, 2]>(l)", (8, 10, 10)),
-        ("c = Conv(x, w, b) y = ReduceMean<keepdims=0>(c, places)", (8,)),
-        ("c = Conv(x, w, b) y = ReduceL2<keepdims=1>(c, places)", (8, 1, 1)),
-        ("y = Pad(x, border)", (4, 13, 17)),
-    ],
-)
-def test_images(tmp_path, steps, shape):
-    dims = ", ".join(map(str, shape))
-    text = f"agraph (float[batch, 4, 12, 12] x) => (float[batch, {dims}] y) {{ {steps} }}"
-    names = {name: array for name, array in KERNELS.items() if re.search(rf"\b{name}\b", steps)}
-    path = check_own(own(tmp_path, text, PICTURE, {"y": ("batch", *shape)}, **names), (3, 4, 12, 12), (1, 4, 12, 12))
-    taken, left, _ = operators(path)
-    assert not {"CONV_2D", "DEPTHWISE_CONV_2D"} & set(left)
-    # One into the form with the channels last, and one back.
-    assert taken["TRANSPOSE"] <= 2
-
-
-@pytest.mark.parametrize(
-    ("step", "operator"),
-    [
-        ("Conv<group=2, pads=[1, 1, 1, 1]>(x, w)", "Conv"),
-        ('Conv<auto_pad="SAME_UPPER">(x, w)', "Conv"),
-        ("MaxPool<kernel_shape=[3, 3], dilations=[2, 2]>(x)", "MaxPool"),
-        ("Clip(x, zero)", "Clip"),
-        ('Pad<mode="reflect">(x, border)', "Pad"),
-    ],
-)
-def test_forms_for_images_that_are_unknown(tmp_path, step, operator):
-    names = {name: array for name, array in KERNELS.items() if re.search(rf"\b{name}\b", step)}
-    if "group=2" in step:
-        names["w"] = np.ones((8, 2, 3, 3), np.float32)
-    text = f"agraph (float[batch, 4, 12, 12] x) => (float[batch, c, h, w1] y) {{ y = {step} }}"
-    graph = own(tmp_path, text, PICTURE, {"y": ("batch", 8, "h", "w1")}, **names)
-    with refused("litert-operator", operator=operator):
-        litert.write(graph.path, graph.signature, tmp_path / "own.tflite")
-
-
 # ---- graphs of one's own
-
-
-def own(folder: Path, text: str, inputs: dict[str, tuple], outputs: dict[str, tuple], **constants) -> Graph:
-    """A graph in ONNX's text form, with float32 inputs and outputs, and constants by name."""
-    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]> {text}')
-    for name, array in constants.items():
-        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
-    path = folder / "own.onnx"
-    onnx.save(model, path)
-    specs = [tuple(TensorSpec(name, "float32", shape) for name, shape in part.items()) for part in (inputs, outputs)]
-    return Graph(Signature("forward", *specs), path, "float32")
-
-
-def check_own(graph: Graph, *shapes: tuple[int, ...], batch: int | None = None) -> Path:
-    """The file of a graph of one's own, compared with ONNX Runtime for inputs of some shapes."""
-    path = graph.path.with_suffix(".tflite")
-    litert.write(graph.path, graph.signature, path, batch)
-    session = onnxruntime.InferenceSession(str(graph.path))
-    engine = backends.get("litert").open_device("cpu", 1).load(path, graph.signature)
-    for shape in shapes:
-        x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-        (expected,) = session.run(None, {"x": x})
-        (answer,) = engine.run({"x": x}).values()
-        np.testing.assert_allclose(answer, expected, atol=1e-5)
-        (answer,) = run_without_xnnpack(path, {"x": x}).values()
-        np.testing.assert_allclose(answer, expected, atol=1e-5)
-    return path
 
 
 WIDE = {"x": ("batch", "sequence", 32)}
@@ -534,3 +386,11 @@ def test_a_model_without_the_package_is_refused_by_name(monkeypatch):
     monkeypatch.setattr(_file, "schema", _file.schema.__wrapped__)
     with refused("backend-not-installed"):
         _file.schema()
+
+
+def test_the_page_lists_the_operators_of_the_writer():
+    page = (small.ROOT / "docs" / "reference" / "litert.md").read_text("utf-8")
+    section = page.split("## Operators")[1].split("## ")[0]
+    listed = re.findall(r"`(\w+)`", section)
+    own_domain = {"BatchMatMul", "EmbeddingLookup", "FullyConnected", "GroupNormalization"}
+    assert sorted(listed) == sorted({*table.functions, "Gemm", "MatMul"} - own_domain)

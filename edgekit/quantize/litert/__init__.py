@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from edgekit.quantize.graphs import load
-from edgekit.quantize.litert import _arithmetic, _images, _layers, _shapes
+from edgekit.quantize.litert import _arithmetic, _images, _layers, _normalization, _parts, _shapes
 from edgekit.quantize.litert._file import File
 from edgekit.quantize.litert._fuse import fuse
 from edgekit.quantize.litert._lowering import Lowering, narrow_type, table
@@ -26,7 +26,8 @@ __all__ = ["SUFFIX", "convert", "write"]
 SUFFIX = ".tflite"
 """End of the file names of TensorFlow Lite files."""
 
-_LOWERINGS = (_arithmetic, _images, _layers, _shapes)  # They enter their functions into the table.
+# They enter their functions into the table.
+_LOWERINGS = (_arithmetic, _images, _layers, _normalization, _parts, _shapes)
 
 
 def convert(graphs: GraphSet, out: Path, batch: int | None = None) -> GraphSet:

@@ -1,11 +1,17 @@
-"""Lowering of operators that work on one element at a time, and of sums along an axis."""
+"""Lowering of operators that work on one element at a time, and of sums along an axis.
+
+Where they meet an image, they take it with its channels as the last axis and leave it so.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from edgekit.quantize.litert._lowering import Lowering, narrow_type, table
+from edgekit.quantize.litert._sizes import Size
 
 # ONNX name -> name and version in TensorFlow Lite; the version is the least that has the types of cleaned graphs.
 _PLAIN = {
@@ -20,6 +26,7 @@ _PLAIN = {
     "Floor": ("FLOOR", 1),
     "Greater": ("GREATER", 1),
     "GreaterOrEqual": ("GREATER_EQUAL", 1),
+    "HardSwish": ("HARD_SWISH", 1),
     "Less": ("LESS", 1),
     "LessOrEqual": ("LESS_EQUAL", 1),
     "Log": ("LOG", 1),
@@ -47,15 +54,68 @@ def plain(graph: Lowering, node: ir.Node) -> None:
     if len(node.inputs) > 2 and node.op_type in ("Max", "Min"):
         raise graph.refuse(node, "more than two inputs")
     name, version = _PLAIN[node.op_type]
-    if graph.lower_image(node, name, version):
-        return
-    graph.operator(name, [graph.tensor(value) for value in node.inputs], node, version)
+    inputs, is_image = graph.operands(node)
+    graph.operator(name, inputs, node, version, is_image)
+
+
+@table.add("Gelu")
+def gelu(graph: Lowering, node: ir.Node) -> None:
+    """Lower a GELU of either form."""
+    approximate = node.attributes.get_string("approximate", "none") == "tanh"
+    inputs, is_image = graph.operands(node)
+    graph.operator("GELU", inputs, node, is_image=is_image, approximate=approximate)
+
+
+@table.add("LeakyRelu")
+def leaky_relu(graph: Lowering, node: ir.Node) -> None:
+    """Lower a ReLU whose negative side has a slope."""
+    inputs, is_image = graph.operands(node)
+    graph.operator("LEAKY_RELU", inputs, node, is_image=is_image, alpha=node.attributes.get_float("alpha", 0.01))
+
+
+@table.add("HardSigmoid")
+def hard_sigmoid(graph: Lowering, node: ir.Node) -> None:
+    """Lower a line between limits of 0 and 1."""
+    value = node.inputs[0]
+    is_image = graph.has_channels_last(value)
+    shape = graph.arranged_shape(value, is_image)
+    slope = graph.array(np.array(node.attributes.get_float("alpha", 0.2), np.float32))
+    offset = graph.array(np.array(node.attributes.get_float("beta", 0.5), np.float32))
+    scaled = graph.step("MUL", [graph.arranged(value, is_image), slope], shape)
+    moved = graph.step("ADD", [scaled, offset], shape)
+    graph.set_output(node, _limit(graph, moved, shape, np.float32(0), np.float32(1)), is_image)
+
+
+@table.add("Clip", data=(0,))
+def clip(graph: Lowering, node: ir.Node) -> None:
+    """Lower limits that are constants, of which one may be absent."""
+    limits = []
+    for value in node.inputs[1:]:
+        limits.append(graph.observed.constant(value))
+        if value is not None and limits[-1] is None:
+            raise graph.refuse(node, "a limit that is computed")
+    low, high, *_ = [*limits, None, None]
+    value = node.inputs[0]
+    is_image = graph.has_channels_last(value)
+    shape = graph.arranged_shape(value, is_image)
+    graph.set_output(node, _limit(graph, graph.arranged(value, is_image), shape, low, high), is_image)
+
+
+def _limit(graph: Lowering, tensor: int, shape: Sequence[Size], low: np.ndarray | None, high: np.ndarray | None) -> int:
+    """Return a tensor between limits; None for no limit. Those of 0 and 6 have an operator."""
+    if low is not None and high is not None and (float(low), float(high)) == (0.0, 6.0):
+        return graph.step("RELU6", [tensor], shape)
+    for name, limit in (("MAXIMUM", low), ("MINIMUM", high)):
+        if limit is not None:
+            tensor = graph.step(name, [tensor, graph.array(np.asarray(limit))], shape)
+    return tensor
 
 
 @table.add("Identity")
 def identity(graph: Lowering, node: ir.Node) -> None:
     """Give a value another name."""
-    graph.alias(node, graph.tensor(node.inputs[0]))
+    is_image = graph.has_channels_last(node.inputs[0])
+    graph.set_output(node, graph.arranged(node.inputs[0], is_image), is_image)
 
 
 @table.add("Cast")
@@ -82,15 +142,34 @@ def cumulative_sum(graph: Lowering, node: ir.Node) -> None:
     graph.operator("CUMSUM", inputs, node, exclusive=exclusive, reverse=bool(node.attributes.get_int("reverse", 0)))
 
 
-@table.add("ReduceL2", data=(0,))
-def norm(graph: Lowering, node: ir.Node) -> None:
-    """Lower a Euclidean norm along constant axes."""
+@table.add("ReduceL2", "ReduceMax", "ReduceMean", "ReduceSum", data=(0,))
+def reduction(graph: Lowering, node: ir.Node) -> None:
+    """Lower a reduction along constant axes. An image is taken as it is, unless the remaining axes would be reordered.
+
+    XNNPACK sums along axes in their order.
+    """
+    value = node.inputs[0]
+    result = node.outputs[0]
     axes = _axes(graph, node)
-    x = graph.tensor(node.inputs[0])
-    squares = graph.step("MUL", [x, x], graph.shape(node.inputs[0]))
     keep = bool(node.attributes.get_int("keepdims", 1))
-    total = graph.step("SUM", [squares, graph.vector(axes)], graph.shape(node.outputs[0]), keepDims=keep)
-    graph.operator("SQRT", [total], node)
+    is_image = graph.has_channels_last(value) and (keep or 1 in axes or set(axes) >= set(range(2, graph.rank(value))))
+    places = graph.vector(sorted(graph.arranged_axis(value, axis, is_image) for axis in axes))
+    x = graph.arranged(value, is_image)
+    name = {"ReduceMean": "MEAN", "ReduceMax": "REDUCE_MAX"}.get(node.op_type, "SUM")
+    if node.op_type == "ReduceL2":
+        x = graph.step("MUL", [x, x], graph.arranged_shape(value, is_image))
+    is_image = is_image and keep
+    reduced = graph.step(name, [x, places], graph.arranged_shape(result, is_image), keepDims=keep)
+    if node.op_type == "ReduceL2":
+        reduced = graph.step("SQRT", [reduced], graph.arranged_shape(result, is_image))
+    graph.set_output(node, reduced, is_image)
+
+
+@table.add("GlobalAveragePool")
+def global_average(graph: Lowering, node: ir.Node) -> None:
+    """Lower the mean of each channel of an image."""
+    last = graph.vector(list(range(1, graph.rank(node.inputs[0]) - 1)))
+    graph.operator("MEAN", [graph.channels_last(node.inputs[0]), last], node, is_image=True, keepDims=True)
 
 
 def _axes(graph: Lowering, node: ir.Node) -> list[int]:
@@ -99,15 +178,3 @@ def _axes(graph: Lowering, node: ir.Node) -> list[int]:
     if axes is None:
         raise graph.refuse(node, "axes that are computed, or none")
     return [int(axis) % graph.rank(node.inputs[0]) for axis in axes]
-
-
-@table.add("ReduceMean", "ReduceSum", "ReduceMax", data=(0,))
-def reduction(graph: Lowering, node: ir.Node) -> None:
-    """Lower a reduction along constant axes; that of an image to one number a channel takes it as it is."""
-    axes = _axes(graph, node)
-    name = {"ReduceMean": "MEAN", "ReduceSum": "SUM", "ReduceMax": "REDUCE_MAX"}[node.op_type]
-    keep = bool(node.attributes.get_int("keepdims", 1))
-    if graph.has_channels_last(node.inputs[0]) and sorted(axes) == [2, 3] and not keep:
-        graph.operator(name, [graph.channels_last(node.inputs[0]), graph.vector([1, 2])], node, keepDims=False)
-        return
-    graph.operator(name, [graph.tensor(node.inputs[0]), graph.vector(axes)], node, keepDims=keep)

@@ -227,6 +227,7 @@ _OPTIONS = {
     "CONV_2D": "Conv2D",
     "DEPTHWISE_CONV_2D": "DepthwiseConv2D",
     "MAX_POOL_2D": "Pool2D",
+    "AVERAGE_POOL_2D": "Pool2D",
     "REDUCE_MAX": "Reducer",
     "PADV2": "PadV2",
     "MAXIMUM": "MaximumMinimum",

@@ -5,6 +5,7 @@ The new nodes are of the domain ``litert``:
 - ``FullyConnected(x, weight, bias)``: a product with a constant weight, and the bias behind it; ``transposed`` says
   that the weight is ``[out, in]``.
 - ``BatchMatMul(a, b)``: a product of two activations; ``adjoint`` says that the last two axes of b are swapped.
+- ``GroupNormalization(x, weight, bias)``: see ``_fuse_images``.
 - ``EmbeddingLookup(table, scales, ids)``: rows of a table that the method stored in 8 bits; without ``ids`` the first
   rows, as many as the last input says.
 """
@@ -16,14 +17,11 @@ import onnx_ir as ir
 
 from edgekit.quantize._embeddings import OFFSET
 from edgekit.quantize.graphs import constant, find_producer, initializer, number, only_user, replace, sweep
+from edgekit.quantize.litert._fuse_images import DOMAIN, drop_expansions, drop_ordered_lookups, fuse_group_norms
+from edgekit.quantize.litert._lowering import MOST_PARTS, permutation
 from edgekit.quantize.litert._sizes import Observed
 
-__all__ = ["DOMAIN", "MOST_PARTS", "fuse", "permutation"]
-
-DOMAIN = "litert"
-
-MOST_PARTS = 4
-"""Largest number of parts of a SPLIT that XNNPACK takes."""
+__all__ = ["fuse"]
 
 
 def fuse(model: ir.Model, observed: Observed) -> None:
@@ -35,20 +33,16 @@ def fuse(model: ir.Model, observed: Observed) -> None:
     """
     graph = model.graph
     model.opset_imports[DOMAIN] = 1
+    drop_expansions(graph, observed)
+    drop_ordered_lookups(graph, observed)
     fold_scales(graph)
     fuse_linears(graph)
     fuse_products(graph, observed)
     sweep(model)  # The transposed keys have no reader left, and would look like one of the packed projection.
     fuse_heads(graph, observed)
     fuse_lookups(graph)
+    fuse_group_norms(graph, observed)
     sweep(model)
-
-
-def permutation(node: ir.Node, rank: int) -> list[int]:
-    """Return the order of axes of a Transpose; by default, they are reversed."""
-    if "perm" in node.attributes:
-        return list(node.attributes["perm"].as_ints())
-    return list(range(rank))[::-1]
 
 
 def fold_scales(graph: ir.Graph) -> int:

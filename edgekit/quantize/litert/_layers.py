@@ -1,4 +1,4 @@
-"""Lowering of the operators that take the time: products, look-ups, normalization, attention's softmax, activations."""
+"""Lowering of the operators that take the time: products, look-ups, attention's softmax."""
 
 from __future__ import annotations
 
@@ -67,41 +67,13 @@ def embedding_lookup(graph: Lowering, node: ir.Node) -> None:
         graph.reshape(looked_up, shape, node, graph.output(node))
 
 
-@table.add("LayerNormalization")
-def layer_normalization(graph: Lowering, node: ir.Node) -> None:
-    """Lower a normalization of the last axis to means, differences and a reciprocal root."""
-    value = node.inputs[0]
-    shape = graph.shape(value)
-    if node.attributes.get_int("axis", -1) not in (-1, len(shape) - 1) or len(node.outputs) > 1:
-        raise graph.refuse(node, "an axis other than the last, or a second output")
-    row = [*shape[:-1], Size(1)]
-    last = graph.vector([len(shape) - 1])
-    x = graph.tensor(value)
-    mean = graph.step("MEAN", [x, last], row, keepDims=True)
-    centred = graph.step("SUB", [x, mean], shape)
-    squares = graph.step("MUL", [centred, centred], shape)
-    variance = graph.step("MEAN", [squares, last], row, keepDims=True)
-    epsilon = graph.array(np.array([node.attributes.get_float("epsilon", 1e-5)], np.float32))
-    deviation = graph.step("RSQRT", [graph.step("ADD", [variance, epsilon], row)], row)
-    normal = graph.step("MUL", [centred, deviation], shape)
-    weight = graph.tensor(node.inputs[1])
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        scaled = graph.step("MUL", [normal, weight], shape)
-        graph.operator("ADD", [scaled, graph.tensor(node.inputs[2])], node)
-    else:
-        graph.operator("MUL", [normal, weight], node)
-
-
 @table.add("Softmax")
 def softmax(graph: Lowering, node: ir.Node) -> None:
-    """Lower a softmax over the last axis."""
-    if node.attributes.get_int("axis", -1) not in (-1, graph.rank(node.inputs[0]) - 1):
+    """Lower a softmax over the last axis, as which an image has its channels."""
+    value = node.inputs[0]
+    rank = graph.rank(value)
+    axis = node.attributes.get_int("axis", -1) % rank
+    is_image = axis == 1 != rank - 1 and graph.has_channels_last(value)
+    if axis != rank - 1 and not is_image:
         raise graph.refuse(node, "an axis other than the last")
-    graph.operator("SOFTMAX", [graph.tensor(node.inputs[0])], node, beta=1.0)
-
-
-@table.add("Gelu")
-def gelu(graph: Lowering, node: ir.Node) -> None:
-    """Lower a GELU of either form."""
-    approximate = node.attributes.get_string("approximate", "none") == "tanh"
-    graph.operator("GELU", [graph.tensor(node.inputs[0])], node, approximate=approximate)
+    graph.operator("SOFTMAX", [graph.arranged(value, is_image)], node, is_image=is_image, beta=1.0)

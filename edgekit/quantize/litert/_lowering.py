@@ -15,7 +15,10 @@ from edgekit.quantize.litert._file import File
 from edgekit.quantize.litert._sizes import Observed, Size
 from edgekit.spec.errors import QuantizeError
 
-__all__ = ["Lower", "Lowering", "table"]
+__all__ = ["MOST_PARTS", "Lower", "Lowering", "narrow", "narrow_type", "permutation", "table"]
+
+MOST_PARTS = 4
+"""Largest number of parts of a SPLIT that XNNPACK takes."""
 
 Lower = Callable[["Lowering", ir.Node], None]
 """Function that adds what computes the outputs of a node."""
@@ -95,9 +98,9 @@ class Lowering:
         """Return the tensor of a value: computed before, or a constant that is added now."""
         assert value is not None
         if value not in self._tensors and value in self._channels_last:
-            order = self.vector([0, 3, 1, 2])
-            inputs = [self._channels_last[value], order]
-            self._tensors[value] = self.step("TRANSPOSE", inputs, self.shape(value), dtype=self.observed.dtype(value))
+            last = self.rank(value) - 1
+            order = [0, last, *range(1, last)]
+            self._tensors[value] = self._move_channels(self._channels_last[value], value, order, self.shape(value))
         if value not in self._tensors:
             array = self.observed.constant(value)
             sizes = self.observed.sizes(value)
@@ -109,52 +112,78 @@ class Lowering:
                 raise KeyError(f"the value '{value.name}' was not computed")
         return self._tensors[value]
 
+    def channels_last(self, value: ir.Value | None) -> int:
+        """Return the tensor of an image ``[batch, channels, ...]`` with its channels as the last axis."""
+        assert value is not None
+        if value not in self._channels_last:
+            order = [0, *range(2, self.rank(value)), 1]
+            shape = self.arranged_shape(value, is_image=True)
+            self._channels_last[value] = self._move_channels(self.tensor(value), value, order, shape)
+        return self._channels_last[value]
+
+    def _move_channels(self, tensor: int, value: ir.Value, order: Sequence[int], shape: Sequence[Size]) -> int:
+        """Return a tensor with the channels of an image elsewhere; where no element moves, by its shape alone."""
+        dtype = self.observed.dtype(value)
+        if self.is_still(value):
+            return self.step("RESHAPE", [tensor, self.vector([size.number for size in shape])], shape, dtype=dtype)
+        return self.step("TRANSPOSE", [tensor, self.vector(order)], shape, dtype=dtype)
+
+    def is_still(self, value: ir.Value | None) -> bool:
+        """Return whether no element of an image moves where its channels become the last axis."""
+        numbers = [size.number for size in self.shape(value)]
+        has_one = numbers[1] == 1 or set(numbers[2:]) == {1}
+        return has_one and numbers.count(-1) <= 1
+
     def has_channels_last(self, value: ir.Value | None) -> bool:
         """Return whether an image was computed with its channels as the last axis."""
         return value in self._channels_last
 
-    def channels_last(self, value: ir.Value | None) -> int:
-        """Return the tensor of an image ``[batch, channels, height, width]`` with its channels as the last axis."""
-        assert value is not None
-        if value not in self._channels_last:
-            inputs = [self.tensor(value), self.vector([0, 2, 3, 1])]
-            shape = [self.shape(value)[axis] for axis in (0, 2, 3, 1)]
-            self._channels_last[value] = self.step("TRANSPOSE", inputs, shape, dtype=self.observed.dtype(value))
-        return self._channels_last[value]
+    def set_channels_last(self, node: ir.Node, tensor: int, index: int = 0) -> None:
+        """Make a tensor with its channels as the last axis an output of a node. Other readers get it transposed."""
+        self._channels_last[node.outputs[index]] = tensor
 
-    def set_channels_last(self, node: ir.Node, tensor: int) -> None:
-        """Make a tensor with its channels as the last axis the output of a node. Other readers get it transposed."""
-        self._channels_last[node.outputs[0]] = tensor
+    def set_output(self, node: ir.Node, tensor: int, is_image: bool, index: int = 0) -> None:
+        """Make an existing tensor an output of a node; that of an image has its channels as the last axis."""
+        if is_image:
+            self.set_channels_last(node, tensor, index)
+        else:
+            self._tensors[node.outputs[index]] = tensor
 
-    def image_shape(self, node: ir.Node) -> list[Size]:
-        """Return the shape of a node's output with its channels as the last axis."""
-        shape = self.shape(node.outputs[0])
-        return [shape[axis] for axis in (0, 2, 3, 1)]
+    def arranged(self, value: ir.Value | None, is_image: bool) -> int:
+        """Return the tensor of a value; that of an image with its channels as the last axis."""
+        return self.channels_last(value) if is_image else self.tensor(value)
 
-    def lower_image(self, node: ir.Node, name: str, version: int) -> bool:
-        """Add an operator on the elements of images, and return whether it is one.
+    def arranged_shape(self, value: ir.Value | None, is_image: bool) -> list[Size]:
+        """Return the shape of the tensor that :meth:`arranged` returns."""
+        batch, *rest = self.shape(value) or [Size(1)]
+        if not is_image:
+            return list(self.shape(value))
+        return [batch, *rest[1:], rest[0]]
 
-        Args:
-            node: Node whose operator works on one element at a time.
-            name: Operator of TensorFlow Lite.
-            version: Version of that operator.
+    def arranged_axis(self, value: ir.Value | None, axis: int, is_image: bool) -> int:
+        """Return the place of an axis of a value, which may count from the end, in :meth:`arranged`."""
+        rank = self.rank(value)
+        axis %= rank
+        if not is_image or axis == 0:
+            return axis
+        return rank - 1 if axis == 1 else axis - 1
+
+    def operands(self, node: ir.Node) -> tuple[list[int], bool]:
+        """Return the tensors of what an operator on elements reads, and whether they have their channels last.
+
+        Constants and images that were computed otherwise follow the image that they meet.
         """
-        if not any(value in self._channels_last for value in node.inputs):
-            return False
-        inputs = []
-        for value in node.inputs:
-            array = self.observed.constant(value)
-            if value in self._channels_last:
-                inputs.append(self.channels_last(value))
-            elif array is not None and array.size == 1:
-                inputs.append(self.array(array.reshape(())))
-            elif array is not None and array.ndim in (3, 4) and array.size == array.shape[-3]:
-                inputs.append(self.array(array.reshape(-1)))
-            else:
-                return False
-        dtype = self.observed.dtype(node.outputs[0])
-        self.set_channels_last(node, self.step(name, inputs, self.image_shape(node), version, dtype))
-        return True
+        rank = self.rank(node.outputs[0])
+        is_image = any(value in self._channels_last and self.rank(value) == rank for value in node.inputs)
+        constants = [self.observed.constant(value) for value in node.inputs]
+        for value, array in zip(node.inputs, constants, strict=True):
+            is_image = is_image and (array is not None or self.rank(value) == rank)
+        if not is_image:
+            return [self.tensor(value) for value in node.inputs], False
+        tensors = []
+        for value, array in zip(node.inputs, constants, strict=True):
+            tensors.append(self.channels_last(value) if array is None else self.array(_move_last(array, rank)))
+        return tensors, True
 
     def is_known(self, node: ir.Node) -> bool:
         """Return whether all outputs of a node are constants or sizes, which no operator has to compute."""
@@ -181,11 +210,25 @@ class Lowering:
 
     def alias(self, node: ir.Node, tensor: int) -> None:
         """Make an existing tensor the first output of a node."""
-        self._tensors[node.outputs[0]] = tensor
+        self.set_output(node, tensor, is_image=False)
 
-    def operator(self, name: str, inputs: Sequence[int], node: ir.Node, version: int = 1, **options: Any) -> None:
-        """Add an operator that computes all outputs of a node."""
-        outputs = [self.output(node, index) for index in range(len(node.outputs))]
+    def operator(
+        self,
+        name: str,
+        inputs: Sequence[int],
+        node: ir.Node,
+        version: int = 1,
+        is_image: bool = False,
+        **options: Any,
+    ) -> None:
+        """Add an operator that computes all outputs of a node; as images, they have their channels as the last axis."""
+        outputs = []
+        for index, value in enumerate(node.outputs):
+            if is_image:
+                outputs.append(self.temporary(self.arranged_shape(value, is_image), self.observed.dtype(value)))
+                self.set_channels_last(node, outputs[-1], index)
+            else:
+                outputs.append(self.output(node, index))
         self.file.operator(name, inputs, outputs, version, **options)
 
     def step(
@@ -241,6 +284,12 @@ class Lowering:
             target = self.size_tensor(shape, 1)
         self.file.operator("RESHAPE", [tensor, target], [output])
 
+    def reshaped(self, tensor: int, shape: Sequence[Size], node: ir.Node, dtype: Any = np.float32) -> int:
+        """Return a tensor with another shape, see :meth:`reshape`."""
+        output = self.temporary(shape, dtype)
+        self.reshape(tensor, shape, node, output)
+        return output
+
     def positions(self, size: Size) -> int:
         """Return the tensor of 0, 1, 2 ... up to a size, INT32."""
         key = ("positions", size)
@@ -292,6 +341,24 @@ class Lowering:
             mask = 1 if rank == 0 else 0
             self._sizes[key] = self.step("STRIDED_SLICE", inputs, [Size(1)] * rank, dtype=np.int32, shrinkAxisMask=mask)
         return self._sizes[key]
+
+
+def permutation(node: ir.Node, rank: int) -> list[int]:
+    """Return the order of axes of a Transpose; by default, they are reversed."""
+    if "perm" in node.attributes:
+        return list(node.attributes["perm"].as_ints())
+    return list(range(rank))[::-1]
+
+
+def _move_last(array: np.ndarray, rank: int) -> np.ndarray:
+    """Return a constant that meets an image, with the channels as its last axis and no leading axes of one."""
+    if array.size == 1:
+        return array.reshape(())
+    padded = array.reshape([1] * (rank - array.ndim) + list(array.shape))
+    moved = padded.transpose([0, *range(2, rank), 1])
+    while moved.ndim > 1 and len(moved) == 1:
+        moved = moved[0]
+    return moved
 
 
 def narrow_type(dtype: np.dtype[Any]) -> np.dtype[Any]:

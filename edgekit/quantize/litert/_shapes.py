@@ -1,46 +1,71 @@
-"""Lowering of operators that move values: shapes, order of axes, parts, look-ups."""
+"""Lowering of operators that move values: shapes, order of axes, repetitions, borders."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.quantize.litert._fuse import MOST_PARTS, permutation
-from edgekit.quantize.litert._lowering import Lowering, table
+from edgekit.quantize.litert._lowering import Lowering, permutation, table
 from edgekit.quantize.litert._sizes import Size
 
-_NO_END = np.iinfo(np.int32).max  # Exporters write such an end where a slice reaches to the end of its axis.
+_MOST_JOINED = 5
+"""Largest number of parts of a CONCATENATION that XNNPACK takes."""
 
 
 @table.add("Reshape", "Squeeze", "Unsqueeze", "Flatten", data=(0,))
 def reshape(graph: Lowering, node: ir.Node) -> None:
-    """Lower any change of the shape alone; none where the shape stays, as of a fixed batch of one row."""
-    if graph.shape(node.inputs[0]) == graph.shape(node.outputs[0]):
-        graph.alias(node, graph.tensor(node.inputs[0]))
+    """Lower any change of the shape alone; none where the shape stays, as of a fixed batch of one row.
+
+    An image whose batch and channels stay keeps its channels as the last axis.
+    """
+    value = node.inputs[0]
+    result = node.outputs[0]
+    before = graph.shape(value)
+    after = graph.shape(result)
+    is_image = graph.has_channels_last(value)
+    stays_image = is_image and len(after) > 2 and before[:2] == after[:2]
+    if is_image and not stays_image and not graph.is_still(value):
+        is_image = False
+    x = graph.arranged(value, is_image)
+    if before == after:
+        graph.set_output(node, x, is_image)
         return
-    graph.reshape(graph.tensor(node.inputs[0]), graph.shape(node.outputs[0]), node, graph.output(node))
+    shape = graph.arranged_shape(result, stays_image)
+    reshaped = graph.reshaped(x, shape, node, graph.observed.dtype(result))
+    graph.set_output(node, reshaped, stays_image)
 
 
 @table.add("Transpose")
 def transpose(graph: Lowering, node: ir.Node) -> None:
-    """Lower a new order of axes."""
-    order = permutation(node, graph.rank(node.inputs[0]))
-    if order == [0, 2, 3, 1] and graph.has_channels_last(node.inputs[0]):
-        graph.alias(node, graph.channels_last(node.inputs[0]))
-        return
-    if order == [0, 3, 1, 2]:
-        graph.set_channels_last(node, graph.tensor(node.inputs[0]))
-        return
-    graph.operator("TRANSPOSE", [graph.tensor(node.inputs[0]), graph.vector(order)], node)
+    """Lower a new order of axes. One that moves the channels of an image waits for a reader."""
+    value = node.inputs[0]
+    rank = graph.rank(value)
+    order = permutation(node, rank)
+    if rank > 2 and order == [0, *range(2, rank), 1] and graph.has_channels_last(value):
+        graph.alias(node, graph.channels_last(value))
+    elif rank > 2 and order == [0, rank - 1, *range(1, rank - 1)]:
+        graph.set_channels_last(node, graph.tensor(value))
+    else:
+        graph.operator("TRANSPOSE", [graph.tensor(value), graph.vector(order)], node)
 
 
 @table.add("Concat")
 def concat(graph: Lowering, node: ir.Node) -> None:
-    """Lower a concatenation."""
-    axis = node.attributes["axis"].as_int() % graph.rank(node.outputs[0])
-    graph.operator("CONCATENATION", [graph.tensor(value) for value in node.inputs], node, axis=axis)
+    """Lower a concatenation; one of many parts in steps, because XNNPACK takes only so many at once."""
+    is_image = any(graph.has_channels_last(value) for value in node.inputs)
+    axis = graph.arranged_axis(node.outputs[0], node.attributes["axis"].as_int(), is_image)
+    inputs = [graph.arranged(value, is_image) for value in node.inputs]
+    shapes = [graph.arranged_shape(value, is_image) for value in node.inputs]
+    dtype = graph.observed.dtype(node.outputs[0])
+    while len(inputs) > _MOST_JOINED and all(shape[axis].number > 0 for shape in shapes):
+        joined = list(shapes[0])
+        joined[axis] = Size(sum(shape[axis].number for shape in shapes[:_MOST_JOINED]))
+        first = graph.step("CONCATENATION", inputs[:_MOST_JOINED], joined, dtype=dtype, axis=axis)
+        inputs[:_MOST_JOINED] = [first]
+        shapes[:_MOST_JOINED] = [joined]
+    graph.operator("CONCATENATION", inputs, node, is_image=is_image, axis=axis)
 
 
 @table.add("Expand", "Tile", data=(0,))
@@ -74,124 +99,16 @@ def pad(graph: Lowering, node: ir.Node) -> None:
     is_plain = node.attributes.get_string("mode", "constant") == "constant" and not has_axes
     if pads is None or pads.min() < 0 or not is_plain or (value is not None and value.any()):
         raise graph.refuse(node, "widths that are computed or negative, axes, or a border other than of zeros")
-    border = pads.reshape(2, -1).T
-    graph.operator("PAD", [graph.tensor(node.inputs[0]), graph.array(np.ascontiguousarray(border))], node)
-
-
-@table.add("Split", data=(0,))
-def split(graph: Lowering, node: ir.Node) -> None:
-    """Lower a split: in equal parts where possible, which XNNPACK takes, else part by part."""
-    axis = node.attributes.get_int("axis", 0) % graph.rank(node.inputs[0])
-    sizes = [graph.shape(part)[axis].number for part in node.outputs]
-    x = graph.tensor(node.inputs[0])
-    if len(set(sizes)) == 1 and len(sizes) <= MOST_PARTS:
-        graph.operator("SPLIT", [graph.array(np.array(axis, np.int32)), x], node, numSplits=len(sizes))
+    image = node.inputs[0]
+    is_image = graph.has_channels_last(image)
+    x = graph.arranged(image, is_image)
+    if not pads.any():
+        graph.set_output(node, x, is_image)
         return
-    if -1 in sizes:
-        raise graph.refuse(node, "parts of varying sizes")
-    start = 0
-    for index, size in enumerate(sizes):
-        _cut(graph, node, x, index, {axis: (start, Size(size))})
-        start += size
-
-
-@table.add("Slice", data=(0,))
-def slice_(graph: Lowering, node: ir.Node) -> None:
-    """Lower a slice with steps of 1 from a constant place."""
-    value = node.inputs[0]
-    rank = graph.rank(value)
-    starts = graph.observed.constant(node.inputs[1])
-    ends = graph.observed.constant(node.inputs[2])
-    axes = graph.observed.constant(node.inputs[3]) if len(node.inputs) > 3 else None
-    steps = graph.observed.constant(node.inputs[4]) if len(node.inputs) > 4 else np.ones(1)
-    if starts is None or steps is None or any(steps != 1) or (axes is None and len(node.inputs) > 3):
-        raise graph.refuse(node, "a start that is computed, or steps other than 1")
-    places = range(len(starts)) if axes is None else (axes % rank).tolist()
-    parts: dict[int, tuple[int, Size | None]] = {}
-    for index, (axis, first) in enumerate(zip(places, starts.tolist(), strict=True)):
-        length = graph.shape(value)[axis].number
-        if length >= 0:
-            first = min(first + length if first < 0 else first, length)
-        elif first < 0:
-            raise graph.refuse(node, "a start that counts from the end of a varying axis")
-        has_end = ends is None or int(ends[index]) < _NO_END
-        parts[axis] = (first, graph.shape(node.outputs[0])[axis] if has_end else None)
-    _cut(graph, node, graph.tensor(value), 0, parts)
-
-
-def _cut(graph: Lowering, node: ir.Node, x: int, index: int, parts: Mapping[int, tuple[int, Size | None]]) -> None:
-    """Add the operator that cuts a part out of a tensor.
-
-    Args:
-        graph: Lowering.
-        node: Node.
-        x: Tensor.
-        index: Output of the node that the part is.
-        parts: Start and size by axis, where None reaches to the end; other axes stay whole.
-    """
-    shape = graph.shape(node.outputs[index])
-    if all(size is None or size.number >= 0 for _, size in parts.values()):
-        inputs, mask = _bounds(graph, len(shape), parts)
-        graph.file.operator("STRIDED_SLICE", [x, *inputs], [graph.output(node, index)], endMask=mask)
-        return
-    if any(size.factor == 0 for size in shape):
-        raise graph.refuse(node, "an end that is no multiple of the inputs' axes")
-    begins = [0] * len(shape)
-    for axis, (start, _) in parts.items():
-        begins[axis] = start
-    inputs = [x, graph.vector(begins), graph.size_tensor(shape, 1)]
-    graph.file.operator("SLICE", inputs, [graph.output(node, index)])
-
-
-def _bounds(graph: Lowering, rank: int, parts: Mapping[int, tuple[int, Size | None]]) -> tuple[list[int], int]:
-    """Return the tensors of starts, ends and steps of a STRIDED_SLICE, and the mask of the axes that stay whole.
-
-    XNNPACK takes this form also where other axes vary, but no SLICE with a size of -1.
-    """
-    starts = [0] * rank
-    ends = [0] * rank
-    mask = sum(1 << axis for axis in range(rank) if axis not in parts)
-    for axis, (start, size) in parts.items():
-        starts[axis] = start
-        if size is None:
-            mask |= 1 << axis
-        else:
-            ends[axis] = start + size.number
-    return [graph.vector(starts), graph.vector(ends), graph.vector([1] * rank)], mask
-
-
-@table.add("Gather")
-def gather(graph: Lowering, node: ir.Node) -> None:
-    """Lower a look-up along an axis. One constant index is a slice, which XNNPACK takes."""
-    value, indices = node.inputs
-    shape = graph.shape(value)
-    axis = node.attributes.get_int("axis", 0) % len(shape)
-    constant = graph.observed.constant(indices)
-    if constant is not None and constant.min() < 0:
-        raise graph.refuse(node, "an index that counts from the end")
-    if constant is None or constant.size != 1:
-        graph.operator("GATHER", [graph.tensor(value), graph.tensor(indices)], node, axis=axis, batchDims=0)
-        return
-    parts = {axis: (int(constant.reshape(())), Size(1))}
-    if constant.ndim == 1:
-        _cut(graph, node, graph.tensor(value), 0, parts)
-        return
-    inputs, mask = _bounds(graph, len(shape), parts)
-    part = [*shape[:axis], Size(1), *shape[axis + 1 :]]
-    dtype = graph.observed.dtype(node.outputs[0])
-    cut = graph.step("STRIDED_SLICE", [graph.tensor(value), *inputs], part, dtype=dtype, endMask=mask)
-    graph.reshape(cut, graph.shape(node.outputs[0]), node, graph.output(node))
-
-
-@table.add("GatherElements")
-def gather_elements(graph: Lowering, node: ir.Node) -> None:
-    """Lower a look-up row by row along the last axis."""
-    value, indices = node.inputs
-    shape = graph.shape(value)
-    axis = node.attributes.get_int("axis", 0) % len(shape)
-    if axis != len(shape) - 1 or graph.shape(indices)[:-1] != shape[:-1]:
-        raise graph.refuse(node, "an axis other than the last, or indices for fewer rows")
-    graph.operator("GATHER", [graph.tensor(value), graph.tensor(indices)], node, axis=axis, batchDims=axis)
+    border = np.zeros((graph.rank(image), 2), np.int32)
+    for axis, widths in enumerate(pads.reshape(2, -1).T):
+        border[graph.arranged_axis(image, axis, is_image)] = widths
+    graph.operator("PAD", [x, graph.array(border)], node, is_image=is_image)
 
 
 @table.add("Range", data=())

@@ -115,6 +115,17 @@ class Observed:
             return None
         return tuple(self._express(int(a), int(b)) for a, b in zip(first.ravel(), second.ravel(), strict=True))
 
+    def counts_up(self, indices: ir.Value, source: ir.Value) -> bool:
+        """Return whether indices that no input decides are those of all elements of a vector in their order."""
+        if indices.name not in self._fixed and indices.name not in self._sized:
+            return False
+        for run in self._runs:
+            if indices.name not in run or source.name not in run:
+                return False
+            if not np.array_equal(run[indices.name].ravel(), np.arange(run[source.name].size)):
+                return False
+        return True
+
     def _express(self, first: int, second: int) -> Size:
         """Return the size that is this number in the first run and that one in the second."""
         if first == second:
