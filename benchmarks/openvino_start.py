@@ -1,13 +1,15 @@
 """Static shapes on OpenVINO: how soon a process answers, what the shapes cost after that, and what they gain.
 
-    python benchmarks/openvino_start.py --bundle BUNDLE [--before CHECKOUT] [--processes 5]
+    python benchmarks/openvino_start.py --bundle BUNDLE [BUNDLE ...] [--before CHECKOUT] [--processes 5]
 
-``BUNDLE`` has one variant, on OpenVINO with static shapes. Two tables, both of fresh processes that take turns:
+Each ``BUNDLE`` has one variant, on OpenVINO with static shapes; their methods differ. Two tables for each, both of
+fresh processes that take turns:
 
 1. Sessions of this tree, and of another checkout of EdgeKit: process start to first answer, the slowest call from then
    until the static shapes serve, and the time of a call afterwards.
 2. Ways to have static shapes, in OpenVINO itself on the graph of the bundle, with what each costs at the first call of
-   a length. Blobs are written by ``CompiledModel.export_model`` beforehand.
+   a length. Blobs are written by ``CompiledModel.export_model`` beforehand. A shape that is compiled apart is the body
+   of an ``If``, as in the backend, so all ways with static shapes give the same bits.
 
 CPU seconds stand beside the clock, because they hardly depend on what else runs. Writes ``results/openvino_start.json``
 and ``results/openvino_start.md``.
@@ -31,10 +33,10 @@ HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "openvino_start.json"
 TEXT = "a fine film with a strong cast and a weak ending"
 WAYS = {
-    "later": "dynamic shapes at the start, all static ones in one model later (the backend)",
-    "all": "all in one model at the start (before)",
-    "first use": "dynamic shapes at the start, each static one compiled apart at its first use",
-    "one": "one static shape compiled at the start, each other one at its first use",
+    "later": "dynamic shapes at the start, all static ones in one model later (the backend, float methods)",
+    "one": "one static shape at the start, each other one at its first use (the backend, static INT8, until all are)",
+    "first use": "dynamic shapes at the start, each static one at its first use",
+    "all": "all in one model at the start",
     "blob": "one static shape imported from a blob at the start, each other one at its first use",
 }
 SESSION = """
@@ -74,40 +76,50 @@ print(json.dumps({
 def main() -> None:
     """Parse the arguments, run the processes and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--bundle", type=Path, required=True, nargs="+")
     parser.add_argument("--before", type=Path, help="another checkout of EdgeKit")
     parser.add_argument("--processes", type=int, default=5, help="of each kind, after one that is not counted")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--blobs", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.bundle = options.bundle.resolve()
+    bundles = [bundle.resolve() for bundle in options.bundle]
     if options.way:
-        print(json.dumps(run_way(options.bundle, options.way, options.blobs)))
+        print(json.dumps(run_way(bundles[0], options.way, options.blobs)))
         return
+    record: dict[str, Any] = {"machine": machine(), "processes": options.processes, "methods": {}}
+    for bundle in bundles:
+        method = json.loads((bundle / "manifest.json").read_text("utf-8"))["variants"][0]["method"]
+        record["methods"][method] = measure(bundle, options.before, options.processes)
+    RESULT.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    RESULT.with_suffix(".md").write_text(table(record), "utf-8")
+    print(table(record))
+
+
+def measure(bundle: Path, before: Path | None, processes: int) -> dict[str, Any]:
+    """Return the medians of all sessions and ways of a bundle, in the order of the tables."""
     here = HERE.parent
     sessions = {"this tree": (here, "cold"), "this tree, warm_up()": (here, "warm")}
-    if options.before is not None:
-        sessions["before"] = (options.before.resolve(), "cold")
-    record: dict[str, Any] = {"machine": machine(), "processes": options.processes}
-    runs: dict[str, list[dict[str, float]]] = {}
+    if before is not None:
+        sessions["before"] = (before.resolve(), "cold")
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in (*sessions, *WAYS)}
     with tempfile.TemporaryDirectory() as folder:
-        call(here, [__file__, "--bundle", str(options.bundle), "--way", "write", "--blobs", folder])
-        record["blobs_mb"] = sum(file.stat().st_size for file in Path(folder).iterdir()) / 2**20
-        for turn in range(options.processes + 1):
+        call(here, [__file__, "--bundle", str(bundle), "--way", "write", "--blobs", folder])
+        blobs_mb = sum(file.stat().st_size for file in Path(folder).iterdir()) / 2**20
+        for turn in range(processes + 1):
             for name, (tree, mode) in sessions.items():
-                result = call(tree, ["-c", SESSION, str(time.time()), str(options.bundle), TEXT, mode])
+                result = call(tree, ["-c", SESSION, str(time.time()), str(bundle), TEXT, mode])
                 if turn:
-                    runs.setdefault(name, []).append(result)
+                    runs[name].append(result)
             for way in WAYS:
-                result = call(here, [__file__, "--bundle", str(options.bundle), "--way", way, "--blobs", folder])
+                result = call(here, [__file__, "--bundle", str(bundle), "--way", way, "--blobs", folder])
                 if turn:
-                    runs.setdefault(way, []).append(result)
+                    runs[way].append(result)
+    record: dict[str, Any] = {"blobs_mb": blobs_mb}
     for name, results in runs.items():
-        record[name] = {key: statistics.median(result[key] for result in results) for key in results[0]}
-        record[name]["best_first_answer_s"] = min(result["first_answer_s"] for result in results)
-    RESULT.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    RESULT.with_suffix(".md").write_text(table(record, list(sessions)), "utf-8")
-    print(table(record, list(sessions)))
+        medians = {key: statistics.median(result[key] for result in results) for key in results[0]}
+        best_s = min(result["first_answer_s"] for result in results)
+        record[name] = {**medians, "best_first_answer_s": best_s}
+    return record
 
 
 def call(tree: Path, arguments: list[str]) -> dict[str, float]:
@@ -145,7 +157,7 @@ def run_way(bundle: Path, way: str, blobs: Path) -> dict[str, float]:
     signature = opened.manifest.signatures[0]
     graph = bundle / variant.graphs[signature.name]
     device = openvino.open_device("cpu", variant.threads)
-    bodies = Bodies(device, device.read(graph), signature, variant.shapes, way, blobs)
+    bodies = Bodies(device, graph, signature, variant.shapes, way, blobs)
     if way == "write":
         for length in variant.shapes:
             compiled = bodies.compile_one(length)
@@ -184,10 +196,13 @@ def run_way(bundle: Path, way: str, blobs: Path) -> dict[str, float]:
 class Bodies:
     """Compiled models by length; 0 is the one of any length."""
 
-    def __init__(self, device: Any, model: Any, signature: Any, shapes: tuple[int, ...], way: str, blobs: Path) -> None:
-        """Compile nothing yet."""
-        self._device, self._model, self._signature, self._shapes = device, model, signature, shapes
+    def __init__(
+        self, device: Any, graph: Path, signature: Any, shapes: tuple[int, ...], way: str, blobs: Path
+    ) -> None:
+        """Read the graph, and compile nothing yet. Blobs need no graph."""
+        self._device, self._graph, self._signature, self._shapes = device, graph, signature, shapes
         self._way, self._blobs = way, blobs
+        self._model = None if way == "blob" else device.read(graph)
         self._requests: dict[int, Any] = {}
 
     def start(self, length: int) -> None:
@@ -219,9 +234,7 @@ class Bodies:
 
     def compile_one(self, length: int) -> Any:
         """Return a model of one length."""
-        model = self._model.clone()
-        model.reshape({spec.name: [1, length] for spec in self._signature.inputs})
-        return self._compile(model)
+        return self._compile(self._device.alone_body(self._graph, self._model, self._signature, length))
 
     def _open(self, length: int) -> Any:
         if self._way == "blob":
@@ -249,18 +262,28 @@ def memory_mb() -> float:
 # ---- table
 
 
-def table(record: dict[str, Any], sessions: list[str]) -> str:
+def table(record: dict[str, Any]) -> str:
     """Return the results as Markdown."""
     host = record["machine"]
     lines = [
         f"{host['cpu']}, {host['cpus']} CPUs ({', '.join(host['instructions'])}), {host['date']}; OpenVINO "
         f"{host['openvino']}; medians of {record['processes']} fresh processes of each kind, which took turns.",
-        "",
+    ]
+    for method, rows in record["methods"].items():
+        lines += ["", f"## {method}", "", *method_tables(rows)]
+    return "\n".join(lines) + "\n"
+
+
+def method_tables(record: dict[str, Any]) -> list[str]:
+    """Return the two tables of a bundle."""
+    lines = [
         "| session | process start to first answer, s (best) | CPU s | MB there | slowest call of the next, ms | "
         "until all shapes serve, s | p50 after, ms | peak MB |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for name in sessions:
+    for name in record:
+        if name in WAYS or name == "blobs_mb":
+            continue
         row = record[name]
         lines.append(
             f"| {name} | {row['first_answer_s']:.2f} ({row['best_first_answer_s']:.2f}) | "
@@ -283,7 +306,7 @@ def table(record: dict[str, Any], sessions: list[str]) -> str:
             f"{row['slowest_first_call_ms']:.0f} | {row['first_calls_ms']:.0f} | {row['p50_ms']:.2f} | "
             f"{row['peak_mb']:.0f} | {row['cpu_s']:.1f} |"
         )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 if __name__ == "__main__":

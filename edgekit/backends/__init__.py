@@ -18,7 +18,7 @@ streams=1)``
 =====================================  ==============================================================================
 
 ``Device.load(source, signature, shapes=())`` returns an :class:`Engine`; a backend with ``STATIC_SHAPES`` also takes
-``defer`` (:func:`load_graph`). ``Engine.run(feeds, keep=())`` maps input arrays to output arrays by name. Outputs named
+``when`` (:data:`When`). ``Engine.run(feeds, keep=())`` maps input arrays to output arrays by name. Outputs named
 in ``keep`` stay on the device as opaque buffers, which every engine of the same device accepts as feeds. A device of a
 backend with engines is a :class:`CompilingDevice`: it also has ``identity()`` and ``compile(graph, signature, recipe,
 timing_cache, progress)``.
@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import BackendError
@@ -51,6 +51,7 @@ __all__ = [
     "Feeds",
     "GraphBytes",
     "HasStaticShapes",
+    "When",
     "WrongResultsError",
     "check_cpu_target",
     "check_installed",
@@ -69,6 +70,14 @@ __all__ = [
 
 Feeds = Mapping[str, Any]
 """Input name to a numpy array, or to a buffer that an engine of the same device returned for ``keep``."""
+
+When = Literal["load", "use", "later"]
+"""Time at which an engine compiles its static shapes.
+
+``load``: all at the load. ``use``: each at its first use, for which the call waits; all of them in the background after
+some calls. An answer has the same bits before and after. ``later``: all in the background after some calls. Dynamic
+shapes serve all calls until then, so an answer may differ afterwards as those of two float kernels do.
+"""
 
 
 @dataclass(frozen=True)
@@ -117,14 +126,14 @@ class Engine(Protocol):
 
 @runtime_checkable
 class HasStaticShapes(Protocol):
-    """An engine that may compile its static shapes after the load. Dynamic shapes serve all calls until then."""
+    """An engine that may compile its static shapes after the load (:data:`When`)."""
 
     @property
     def ready_shapes(self) -> tuple[int, ...]:
         """Sequence lengths whose static shapes are compiled, ascending."""
 
     def warm_up(self) -> None:
-        """Compile the static shapes, or wait until another thread has.
+        """Compile all static shapes, or wait until another thread has.
 
         Raises:
             BackendError: The compilation failed.
@@ -271,7 +280,7 @@ def is_needed_to_build(name: str, target: Target) -> bool:
 
 
 def load_graph(
-    name: str, device: Any, source: Any, signature: Signature, shapes: tuple[int, ...], *, defer: bool
+    name: str, device: Any, source: Any, signature: Signature, shapes: tuple[int, ...], *, when: When
 ) -> Engine:
     """Load a graph on a device whose backend runs graph files.
 
@@ -281,9 +290,9 @@ def load_graph(
         source: Graph as a path or :class:`GraphBytes`.
         signature: Inputs and outputs of the graph.
         shapes: Static shapes as for :meth:`Device.load`; empty for a backend that has none.
-        defer: Whether static shapes may be compiled after the load (:class:`HasStaticShapes`).
+        when: Time at which the static shapes are compiled. A backend that has none ignores it.
     """
-    options = {"defer": defer} if get(name).STATIC_SHAPES else {}
+    options = {"when": when} if get(name).STATIC_SHAPES else {}
     engine: Engine = device.load(source, signature, shapes, **options)
     return engine
 

@@ -1,8 +1,13 @@
-"""An OpenVINO engine: it answers with dynamic shapes at once, and with static shapes once these are compiled."""
+"""An OpenVINO engine: it answers at once, and from one model with all static shapes once that is compiled.
+
+Which kernels answer a call until then depends on the graph (``when`` of :func:`edgekit.backends.load_graph`): dynamic
+shapes where they answer as static ones do (``later``), else the body of the call's own shape, which is compiled at its
+first use and gives the same bits as in the whole model (``use``). A body takes as long to compile as dynamic shapes, so
+a process answers its first call equally soon in both ways.
+"""
 
 from __future__ import annotations
 
-import functools
 import itertools
 import warnings
 from collections.abc import Collection
@@ -11,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.backends import Feeds, GraphBytes
-from edgekit.backends._openvino_buckets import check_shapes
+from edgekit.backends import Feeds, GraphBytes, When
+from edgekit.backends._openvino_alone import AloneBodies
+from edgekit.backends._openvino_buckets import ANY_SHAPE, check_shapes
 from edgekit.backends._openvino_late import LateCompile
 from edgekit.backends._openvino_requests import Requests
 from edgekit.drivers.fork import ForkAware, fork_error
@@ -27,11 +33,14 @@ __all__ = ["OpenVinoEngine"]
 # Number of calls that static shapes would serve before their compilation starts. It is small, because such a call is up
 # to a third slower, and larger than the number of calls of a process that answers one question and ends.
 _CALLS_BEFORE_SHAPES = 16
+# Number of bodies that are compiled alone before the whole is, and the largest number of them in memory. A process that
+# needs this many is likely to need the others: it has spent half of what the whole costs with eight shapes.
+_BODIES_BEFORE_SHAPES = 4
 _PRECISIONS = {"i8": "int8", "u8": "int8", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 
 class OpenVinoEngine(ForkAware):
-    """A compiled model. Until its static shapes are compiled, dynamic shapes serve all calls."""
+    """A compiled model. Until its static shapes are compiled as a whole, models of one body each serve the calls."""
 
     def __init__(
         self,
@@ -39,38 +48,47 @@ class OpenVinoEngine(ForkAware):
         source: Path | GraphBytes,
         signature: Signature,
         shapes: tuple[int, ...],
-        defer: bool,
+        when: When,
     ) -> None:
-        """Compile the graph, with dynamic shapes alone if there are no static ones or ``defer`` is set."""
+        """Read the graph, and compile what ``when`` says; without static shapes, the graph as it is."""
         if shapes:
             check_shapes(signature, shapes)
         self._device = device
         self._source = source
         self._signature = signature
         self._shapes = shapes
+        # The model is read now: a caller verifies the files after the load, and may remove them then.
         model = device.read(source)
         self._requests: Requests | None = None
+        self._alone: AloneBodies | None = None
+        self._late: LateCompile | None = None
         self._input_names = {name for port in model.inputs for name in port.get_names()}
         self._output_names = [spec.name for spec in signature.outputs]
-        self._ready_shapes: tuple[int, ...] = ()
+        self._has_own_bodies = when == "use"
         self._static_calls = 0
-        self._late: LateCompile | None = None
-        self._is_pending = False
+        self._is_whole = False
+        self._has_warned = False
         super().__init__()
-        if shapes and not defer:
-            self._compile_bodies(model)
+        if not shapes:
+            self._requests = Requests(device.compile(source, model))
+            self._run_example(self._requests, self._dynamic_length())
             return
-        self._requests = Requests(device.compile(source, model))
-        self._run_example(self._requests, self._dynamic_length())
-        if shapes:
-            # The model is read now: a caller verifies the files after the load, and may remove them then.
-            self._late = LateCompile(functools.partial(self._compile_bodies, model), shapes)
-            self._is_pending = True
+        if when == "load":
+            self._compile_whole(model)
+            return
+        self._alone = AloneBodies(lambda length: self._compile_alone(model, length), _BODIES_BEFORE_SHAPES)
+        self._late = LateCompile(lambda: self._compile_whole(model), shapes)
+        if when == "later":
+            self._alone.requests(ANY_SHAPE)
 
     @property
     def ready_shapes(self) -> tuple[int, ...]:
-        """Sequence lengths whose static shapes are compiled; empty until all are."""
-        return self._ready_shapes
+        """Sequence lengths whose static shapes are compiled, ascending."""
+        alone = self._alone
+        if self._is_whole:
+            return self._shapes
+        lengths = () if alone is None else alone.lengths
+        return tuple(length for length in lengths if length != ANY_SHAPE)
 
     def warm_up(self) -> None:
         """Compile the static shapes if they are not compiled, and wait for the end. All later calls are equally fast.
@@ -85,9 +103,9 @@ class OpenVinoEngine(ForkAware):
     def run(self, feeds: Feeds, keep: Collection[str] = ()) -> dict[str, np.ndarray]:
         """Run the graph once, on a request that no other thread uses.
 
-        Device memory is host memory: outputs in ``keep`` are arrays like all others. The compilation of the static
-        shapes starts with the 16th call that they would serve, in the background, so that a process of a few calls
-        does not pay for it.
+        Device memory is host memory: outputs in ``keep`` are arrays like all others. The compilation of all static
+        shapes starts in the background, with the 16th call that they would serve or with the fourth body that is
+        compiled alone, so that a process of a few calls does not pay for it.
 
         Args:
             feeds: Arrays by input name.
@@ -97,14 +115,16 @@ class OpenVinoEngine(ForkAware):
             BackendError: OpenVINO failed, or this process is a forked child.
 
         Warns:
-            UserWarning: Once, if the static shapes could not be compiled. Dynamic shapes then serve all calls.
+            UserWarning: Once, if the static shapes could not be compiled as a whole. The calls go on as before.
         """
         self._check_process()
         inputs = {name: array for name, array in feeds.items() if name in self._input_names}
-        if self._is_pending:
-            self._start_late(inputs)
+        # The whole model takes the place of the bodies in this order, so one of both is there.
+        alone = self._alone
         requests = self._requests
-        assert requests is not None, "the engine is closed"
+        if requests is None:
+            assert alone is not None, "the engine is closed"
+            requests = self._find_body(alone, inputs)
         try:
             return requests.infer(inputs, self._output_names)
         except RuntimeError as problem:
@@ -120,11 +140,12 @@ class OpenVinoEngine(ForkAware):
             BackendError: This process is a forked child.
         """
         self._check_process()
-        assert self._requests is not None, "the engine is closed"
-        compiled = self._requests.compiled
         if self._shapes:
             body = self._device.first_body(self._device.read(self._source), self._signature, self._shapes)
             compiled = self._device.compile(self._source, body)
+        else:
+            assert self._requests is not None, "the engine is closed"
+            compiled = self._requests.compiled
         precisions = []
         for node in compiled.get_runtime_model().get_ops():
             info = {key: str(getattr(value, "value", value)) for key, value in node.get_rt_info().items()}
@@ -142,30 +163,48 @@ class OpenVinoEngine(ForkAware):
         """
         if self.inherited:
             return
-        self._is_pending = False
         if self._late is not None:
             self._late.cancel()
+        self._alone = None
         self._requests = None
 
-    def _start_late(self, inputs: Feeds) -> None:
-        """Count a call that a static body would serve, and start the compilation when there were enough."""
+    def _find_body(self, alone: AloneBodies, inputs: Feeds) -> Requests:
+        """Return the body that serves a call before the whole model does. Count the call, and start the compilation."""
         assert self._late is not None
         # All inputs vary along batch and sequence, and agree in size.
         sizes: dict[str | int, int] = {}
         for spec in self._signature.inputs:
             if spec.name in inputs:
                 sizes.update(zip(spec.shape, inputs[spec.name].shape, strict=False))
+        length = ANY_SHAPE
         if sizes.get("batch") == 1 and sizes.get("sequence") in self._shapes:
+            length = sizes["sequence"]
             self._static_calls += 1
-            if self._static_calls >= _CALLS_BEFORE_SHAPES:
-                self._late.start()
+        requests = alone.requests(length if self._has_own_bodies else ANY_SHAPE)
+        if self._static_calls >= _CALLS_BEFORE_SHAPES or len(alone.lengths) >= _BODIES_BEFORE_SHAPES:
+            self._late.start()
         error = self._late.error
-        if error is not None:
-            self._is_pending = False
+        if error is not None and not self._has_warned:
+            self._has_warned = True
+            alone.keep_all()
             warnings.warn(str(error), UserWarning, stacklevel=3)
+        return requests
 
-    def _compile_bodies(self, model: Any) -> None:
-        """Compile all static bodies, run each once, and let them serve all calls from now on.
+    def _compile_alone(self, model: Any, length: int) -> Requests:
+        """Compile one body by itself.
+
+        Args:
+            model: Graph as it was read at load.
+            length: Length of a static body, or :data:`ANY_SHAPE`.
+        """
+        body = self._device.alone_body(self._source, model, self._signature, length)
+        requests = Requests(self._device.compile(self._source, body))
+        if length == ANY_SHAPE:
+            self._run_example(requests, self._dynamic_length())
+        return requests
+
+    def _compile_whole(self, model: Any) -> None:
+        """Compile all bodies as one model, run each once, and let it serve all calls from now on.
 
         Args:
             model: Graph as it was read at load.
@@ -177,8 +216,8 @@ class OpenVinoEngine(ForkAware):
             self._run_example(requests, length)
         # A call that runs meanwhile keeps the earlier model until it ends.
         self._requests = requests
-        self._ready_shapes = self._shapes
-        self._is_pending = False
+        self._is_whole = True
+        self._alone = None
 
     def _dynamic_length(self) -> int:
         """Return the shortest length of 2 and more that no static body has, so that the dynamic body runs it."""

@@ -1,7 +1,7 @@
 """Compilation of static shapes after an engine was loaded, in a thread of its own.
 
-A model with static bodies takes as long to compile as its bodies together: 2.3 s for eight of MiniLM-L6, where dynamic
-shapes take 0.25 s. Dynamic shapes therefore serve all calls until the bodies are compiled.
+A model with static bodies takes as long to compile as its bodies together: eight times as long as one of them. Dynamic
+shapes, or bodies that are compiled alone, therefore serve all calls until it is compiled.
 ``benchmarks/openvino_start.py`` compares the alternatives.
 
 The thread keeps the priority of its process. A lower one would remain with the threads that OpenVINO starts for the
@@ -46,9 +46,9 @@ class LateCompile:
         cause = problem.__cause__ or problem
         lengths = ", ".join(map(str, self._shapes))
         error = BackendError(
-            f"OpenVINO could not compile the static shapes of {lengths} tokens: {str(cause) or type(cause).__name__}. "
-            "Calls run with dynamic shapes, which are slower. Free memory and load the bundle again, or build it again "
-            "with this version.",
+            f"OpenVINO could not compile the static shapes of {lengths} tokens as one model: "
+            f"{str(cause) or type(cause).__name__}. Calls go on without it, which is slower or takes more memory. Free "
+            "memory and load the bundle again, or build it again with this version.",
             code="static-shapes-failed",
             shapes=lengths,
         )

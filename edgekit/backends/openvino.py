@@ -1,8 +1,7 @@
 """OpenVINO on CPUs.
 
-It reads the graph file and compiles it with dynamic shapes at load time: 0.2 to 0.6 s for a small encoder. Static
-shapes take as much again for each. Where they may be deferred (``defer``), they are compiled later, in the background,
-while dynamic shapes serve the calls.
+It reads the graph file and compiles it: 0.2 to 0.6 s for a small encoder. Static shapes take as much again for each. A
+session therefore compiles one body before its first answer, and all as one model later, in the background.
 """
 
 from __future__ import annotations
@@ -16,13 +15,14 @@ from typing import Any
 
 from edgekit.backends import (
     GraphBytes,
+    When,
     WrongResultsError,
     check_cpu_target,
     check_installed,
     not_installed_error,
     threads_per_stream,
 )
-from edgekit.backends._openvino_buckets import static_body, with_bodies
+from edgekit.backends._openvino_buckets import alone_body, static_body, with_bodies
 from edgekit.backends._openvino_engine import OpenVinoEngine
 from edgekit.backends._openvino_selftest import find_fault
 from edgekit.drivers.fork import ForkAware, fork_error
@@ -203,7 +203,7 @@ class OpenVinoDevice:
         signature: Signature,
         shapes: tuple[int, ...] = (),
         *,
-        defer: bool = True,
+        when: When = "later",
     ) -> OpenVinoEngine:
         """Read a graph, and compile it.
 
@@ -212,13 +212,13 @@ class OpenVinoDevice:
             signature: Inputs and outputs of the graph; the axes agree in size on every call.
             shapes: Ascending sequence lengths. A single row of one of these lengths runs with static shapes once these
                 are compiled, see :meth:`OpenVinoEngine.warm_up`; everything else runs with dynamic shapes. The weights
-                are packed once.
-            defer: Whether the static shapes are compiled after the load. Dynamic shapes serve all calls until then.
+                are packed once, except for bodies that are compiled alone.
+            when: Time at which the static shapes are compiled, see :data:`edgekit.backends.When`.
 
         Raises:
             BackendError: OpenVINO refuses the graph, or static shapes do not fit it.
         """
-        return OpenVinoEngine(self, source, signature, shapes, defer)
+        return OpenVinoEngine(self, source, signature, shapes, when)
 
     def read(self, source: Path | GraphBytes) -> Any:
         """Read a graph. Its weights are mapped from their file, which must not be altered as long as they are in use.
@@ -248,7 +248,7 @@ class OpenVinoDevice:
         return _translate_refusal(source, lambda: self._core.compile_model(model, self._device, self._settings))
 
     def add_bodies(self, model: Any, signature: Signature, shapes: tuple[int, ...]) -> Any:
-        """Return a model with static bodies beside a model with dynamic shapes, of which it becomes a part.
+        """Return a model with static bodies beside a model with dynamic shapes.
 
         Args:
             model: ``openvino.Model`` of the graph.
@@ -257,8 +257,16 @@ class OpenVinoDevice:
         """
         return with_bodies(self._library, model, signature, shapes)
 
+    def alone_body(self, source: Path | GraphBytes, model: Any, signature: Signature, length: int) -> Any:
+        """Return a model that is one of these bodies alone, the dynamic one for the length ``ANY_SHAPE``.
+
+        Raises:
+            BackendError: The graph has no such static shape.
+        """
+        return _translate_refusal(source, lambda: alone_body(self._library, model, signature, length))
+
     def first_body(self, model: Any, signature: Signature, shapes: tuple[int, ...]) -> Any:
-        """Return a model that is the first static body alone."""
+        """Return a model that is the first static body alone, not as the body of an ``If``."""
         return static_body(self._library, model, signature, shapes[0])
 
     def close(self) -> None:

@@ -45,8 +45,8 @@ class SessionInfo:
             ``batch`` limits it.
         remembers_words: Whether token ids of words are remembered, so that a text of known words needs no tokenizer.
             At most 16,384 words are: 3 MB for English, 10 MB at most.
-        ready_shapes: Bucket edges whose static shapes are compiled by now. Other rows run with dynamic shapes. See
-            :meth:`edgekit.runtime.session.Session.warm_up`.
+        ready_shapes: Bucket edges whose static shapes are compiled by now. A row of another edge waits until its shape
+            is, or runs with dynamic shapes, by method. See :meth:`edgekit.runtime.session.Session.warm_up`.
     """
 
     bundle: str

@@ -186,7 +186,7 @@ def open_runner(
         for name, graph in graphs.items():
             # All answers of a build come from the kernels that serve most calls, so nothing is deferred.
             shapes = tuple(settings.get("shapes", ()))
-            engine = backends.load_graph(backend, opened_device, graph, signatures[name], shapes, defer=False)
+            engine = backends.load_graph(backend, opened_device, graph, signatures[name], shapes, when="load")
             stack.callback(engine.close)
             engines[name] = engine
         yield GraphRunner(engines, signatures, streams=streams, **settings)

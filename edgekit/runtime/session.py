@@ -222,6 +222,7 @@ class Session:
         """Compile now what the load deferred, and wait for the end: static shapes on OpenVINO (``info.shapes``).
 
         Without this call they are compiled in the background after some calls, which are up to twice as slow meanwhile.
+        With static INT8 the first call of a shape also waits until that shape is compiled.
 
         Raises:
             BackendError: If OpenVINO cannot compile the shapes.

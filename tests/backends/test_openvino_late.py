@@ -136,9 +136,9 @@ def test_the_files_may_be_gone_by_then(tmp_path, truth):
     np.testing.assert_allclose(answer(engine), truth(1, 5), atol=1e-4)
 
 
-def test_nothing_is_deferred_if_the_caller_says_so(opened, truth):
+def test_all_are_compiled_at_the_load_if_the_caller_says_so(opened, truth):
     """Then the dynamic shapes are compiled once, as a part of the same model."""
-    engine = opened.device.load(GRAPH, SIGNATURE, SHAPES, defer=False)
+    engine = opened.device.load(GRAPH, SIGNATURE, SHAPES, when="load")
     assert (opened.compiled, engine.ready_shapes) == (2, SHAPES)
     for batch, length in ((1, 1), (1, 5), (1, 8), (1, 30), (3, 5)):
         np.testing.assert_allclose(answer(engine, batch, length), truth(batch, length), atol=1e-4)
@@ -314,11 +314,14 @@ def test_a_session_says_which_shapes_are_ready(session):
     assert session.info.ready_shapes == SHAPES
 
 
-@pytest.mark.parametrize(("method", "ready"), [("float32", ()), ("weight_only", ()), ("static", SHAPES)])
-def test_shapes_that_may_answer_otherwise_are_not_deferred(method, ready):
-    bundle = open_bundle(BUNDLE)
+@pytest.mark.parametrize(("method", "when"), [("float32", "later"), ("weight_only", "later"), ("static", "use")])
+def test_dynamic_shapes_stand_in_only_where_they_answer_alike(method, when, monkeypatch):
+    bundle, times = open_bundle(BUNDLE), []
+    device = backends.get("openvino").OpenVinoDevice
+    load = device.load
+    monkeypatch.setattr(device, "load", lambda *a, when: (times.append(when), load(*a, when=when))[1])
     with Session(bundle, replace(bundle.manifest.variants[0], method=method, shapes=SHAPES)) as session:
-        assert session.info.ready_shapes == ready
+        assert (times, session.info.ready_shapes) == ([when], ())
 
 
 def test_golden_outputs_are_compared_with_static_shapes(session):

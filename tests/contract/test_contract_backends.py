@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -172,9 +173,10 @@ def test_shapes_in_any_order_and_again(opened):
         np.testing.assert_allclose(engine.run(rows(*size))[OUTPUT], truth(*size), atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("when", typing.get_args(backends.When))
 @pytest.mark.parametrize("name", [n for n in backends.names() if backends.get(n).STATIC_SHAPES], indirect=True)
-def test_static_shapes_change_no_output(opened, name):
-    with_shapes = opened.device().load(GRAPH, SIGNATURE, (8, 17))
+def test_static_shapes_change_no_output(opened, name, when):
+    with_shapes = backends.load_graph(name, opened.device(), GRAPH, SIGNATURE, (8, 17), when=when)
     opened.closing.insert(0, with_shapes)
     for _ in range(2):
         for size in ((1, 8), (1, 17), (1, 9), (3, 9)):
