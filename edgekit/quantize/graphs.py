@@ -24,6 +24,7 @@ __all__ = [
     "check_layers",
     "constant",
     "dequantize_weight",
+    "discard",
     "find_producer",
     "float_layer_names",
     "initializer",
@@ -216,6 +217,17 @@ def load(path: Path) -> ir.Model:
     return ir.load(path)
 
 
+def discard(model: ir.Model) -> None:
+    """Free the constants of a model that is no longer used.
+
+    Nodes and values refer to each other, so a model lives until Python collects cycles. In a process that has imported
+    torch this takes minutes, and until then each model occupies memory as large as its weights.
+    """
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            value.const_value = None
+
+
 def save(model: ir.Model, path: Path) -> None:
     """Write a model, with each large tensor in its own file ``weights/SHA256`` beside it.
 
@@ -282,6 +294,7 @@ def rewrite(
         if check is not None:
             check(model.graph, path.name)
         save(model, path)
+        discard(model)
         written.append(Graph(graph.signature, path, method, recipe))
         progress(f"quantize {method}", index + 1, len(graphs.graphs))
     return dataclasses.replace(graphs, graphs=tuple(written))
