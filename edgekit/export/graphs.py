@@ -14,7 +14,7 @@ import numpy as np
 from edgekit import tasks
 from edgekit.export._clean import clean
 from edgekit.export._onnx_import import import_graph
-from edgekit.quantize.graphs import save
+from edgekit.quantize.graphs import discard, save
 from edgekit.runtime import runner
 from edgekit.source import Source, processors_of
 from edgekit.source.modules import quiet
@@ -72,6 +72,8 @@ def export(source: Source, out: Path, inputs: Sequence[Input]) -> GraphSet:
         clean(model, task.max_size)
         path = out / ("model.onnx" if len(models) == 1 else f"{signature.name}.onnx")
         save(model, path)
+        # Else the weights stay in memory: the rules of onnxscript 0.7.2 refer to the last model they were applied to.
+        discard(model)
         graphs.append(Graph(signature, path, "float32"))
     provenance = {"model": source.model_id, "revision": source.revision}
     if source.onnx_file is not None:

@@ -46,6 +46,9 @@ OFFSET = 128
 _MANY_ROWS = 2048
 """Minimum number of rows for 4 bits. Tables of positions and token types are small, and every token reads them."""
 
+_BLOCK = 4096
+"""Number of rows that are quantized at once. Temporary arrays are several times as large as the rows."""
+
 _GROUP = 32
 _CLIPS = np.linspace(0.6, 1.0, 9)
 
@@ -100,9 +103,14 @@ def _fits_int4(array: np.ndarray) -> bool:
 
 def _store_int8(graph: ir.Graph, table: ir.Value, array: np.ndarray, lookups: list[ir.Node]) -> None:
     """Add the 8-bit form of a table and rewrite its lookups."""
-    rows, scales = per_channel(np.ascontiguousarray(array.T))
-    values = initializer(graph, f"{table.name}_uint8", (rows.T.astype(np.int16) + OFFSET).astype(np.uint8))
-    scale = initializer(graph, f"{table.name}_scale", scales[:, None])
+    stored = np.empty(array.shape, np.uint8)
+    scales = np.empty((len(array), 1), np.float32)
+    for start in range(0, len(array), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        columns, scales[block, 0] = per_channel(array[block].T)
+        stored[block] = (columns.T.astype(np.int16) + OFFSET).astype(np.uint8)
+    values = initializer(graph, f"{table.name}_uint8", stored)
+    scale = initializer(graph, f"{table.name}_scale", scales)
     for node in lookups:
         _rewrite_int8_lookup(graph, node, values, scale, _number(graph, "embedding_offset", OFFSET))
 
@@ -126,6 +134,12 @@ def pack(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         The values, uint8 ``[rows, width / 2]``, with column j in the lower half of a byte and column j + width / 2 in
         the upper half; and the scales, float16 ``[rows, width / 32]``.
     """
+    blocks = [_pack_rows(table[start : start + _BLOCK]) for start in range(0, len(table), _BLOCK)]
+    return np.concatenate([values for values, _ in blocks]), np.concatenate([scales for _, scales in blocks])
+
+
+def _pack_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pack rows of a table into 4 bits per value, as :func:`pack` does."""
     groups = table.reshape(len(table), -1, _GROUP)
     least_error = np.full(groups.shape[:2], np.inf, np.float32)
     scales = np.zeros(groups.shape[:2], np.float16)

@@ -41,6 +41,7 @@ Divergence = Callable[[Sequence[Arrays], Sequence[Arrays]], float]
 Split = Callable[[int, Mapping[str, np.ndarray]], list[Arrays]]
 """Function that splits the outputs of a batch into rows: batch index and outputs by name, with the batch axis first."""
 
+_STORED = 8  # A search of one graph needs seven. A ranking of layers measures once for each layer.
 _SAMPLED_BATCHES = 16  # At four rows per batch these are 64 rows, which take MiniLM half a second.
 
 
@@ -148,8 +149,8 @@ class Calibration:
         Args:
             model: Float model.
             progress: Progress callback, called after each batch.
-            key: Identifier of the model. A second call with the same key returns the stored histograms. Default: do
-                not store them.
+            key: Identifier of the model. A second call with the same key returns the stored histograms, unless eight
+                other models were measured since. Default: do not store them.
             searching: True to run the batches of :meth:`sample` only.
 
         Returns:
@@ -158,15 +159,21 @@ class Calibration:
         Raises:
             QuantizeError: An activation is NaN or infinite; the message names its node.
         """
-        if key not in self._measured or not key:
-            histograms: dict[str, Histogram] = {}
+        stored = self._measured.pop(key, None) if key else None
+        if stored is not None:
+            self._measured[key] = stored  # The last one is forgotten last.
+            return stored
+        histograms: dict[str, Histogram] = {}
 
-            def add(name: str, values: np.ndarray) -> None:
-                histograms.setdefault(name, Histogram()).add(values)
+        def add(name: str, values: np.ndarray) -> None:
+            histograms.setdefault(name, Histogram()).add(values)
 
-            self.visit(model, add, progress, searching=searching)
+        self.visit(model, add, progress, searching=searching)
+        if key:
             self._measured[key] = histograms
-        return self._measured[key]
+        while len(self._measured) > _STORED:
+            del self._measured[next(iter(self._measured))]
+        return histograms
 
     def visit(
         self,

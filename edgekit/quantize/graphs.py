@@ -6,6 +6,7 @@ import dataclasses
 import fnmatch
 import hashlib
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from edgekit.spec.digests import sha256
 from edgekit.spec.errors import QuantizeError, near
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import Progress, silent
@@ -24,6 +26,7 @@ __all__ = [
     "check_layers",
     "constant",
     "dequantize_weight",
+    "discard",
     "find_producer",
     "float_layer_names",
     "initializer",
@@ -216,6 +219,17 @@ def load(path: Path) -> ir.Model:
     return ir.load(path)
 
 
+def discard(model: ir.Model) -> None:
+    """Free the constants of a model that is no longer used.
+
+    Nodes and values refer to each other, so a model lives until Python collects cycles. In a process that has imported
+    torch this takes minutes, and until then each model occupies memory as large as its weights.
+    """
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            value.const_value = None
+
+
 def save(model: ir.Model, path: Path) -> None:
     """Write a model, with each large tensor in its own file ``weights/SHA256`` beside it.
 
@@ -229,15 +243,12 @@ def save(model: ir.Model, path: Path) -> None:
             if isinstance(tensor, ir.ExternalTensor):
                 value.const_value = ir.tensor(tensor.numpy(), name=value.name)
             continue
-        data = tensor.tobytes()
-        location = f"weights/{hashlib.sha256(data).hexdigest()}"
-        if not (path.parent / location).exists():
-            (path.parent / location).write_bytes(data)
+        location = f"weights/{_store(tensor, path.parent / 'weights')}"
         originals.append((value, tensor))
         value.const_value = ir.ExternalTensor(
             location,
             0,
-            len(data),
+            tensor.nbytes,
             tensor.dtype,
             shape=ir.Shape(tensor.shape.numpy()),
             name=value.name or "",
@@ -248,6 +259,30 @@ def save(model: ir.Model, path: Path) -> None:
     ir.save(model, path)
     for value, tensor in originals:
         value.const_value = tensor
+
+
+def _store(tensor: ir.TensorProtocol, folder: Path) -> str:
+    """Write the bytes of a tensor into a folder, under their sha256 in hex, which is returned."""
+    source = _whole_file(tensor)
+    if source is not None:
+        # A file is copied without being mapped: mapped pages would count as memory of this process.
+        digest = sha256(source)
+        if not (folder / digest).exists():
+            shutil.copyfile(source, folder / digest)
+        return digest
+    data = tensor.tobytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if not (folder / digest).exists():
+        (folder / digest).write_bytes(data)
+    return digest
+
+
+def _whole_file(tensor: ir.TensorProtocol) -> Path | None:
+    """Return the file of an external tensor that holds nothing else; None for any other tensor."""
+    if not isinstance(tensor, ir.ExternalTensor) or tensor.offset:
+        return None
+    file = Path(tensor.path)
+    return file if file.stat().st_size == tensor.nbytes else None
 
 
 def rewrite(
@@ -282,6 +317,7 @@ def rewrite(
         if check is not None:
             check(model.graph, path.name)
         save(model, path)
+        discard(model)
         written.append(Graph(graph.signature, path, method, recipe))
         progress(f"quantize {method}", index + 1, len(graphs.graphs))
     return dataclasses.replace(graphs, graphs=tuple(written))
@@ -307,9 +343,14 @@ def per_channel(weight: np.ndarray, steps: int = 127) -> tuple[np.ndarray, np.nd
         The values, int8 ``[in, out]`` within -steps to steps, and the scales, float32 ``[out]``. Scales are positive,
         also for a channel of zeros.
     """
-    scale = (np.abs(weight).max(axis=0) / steps).astype(np.float32)
+    # One temporary array as large as the weight.
+    largest = np.maximum(weight.max(axis=0), -weight.min(axis=0))
+    scale = (largest / steps).astype(np.float32)
     scale[scale == 0] = np.float32(1.0)  # Any positive scale reproduces a channel of zeros.
-    return np.clip(np.rint(weight / scale), -steps, steps).astype(np.int8), scale
+    values = weight / scale
+    np.rint(values, out=values)
+    np.clip(values, -steps, steps, out=values)
+    return values.astype(np.int8), scale
 
 
 def dequantize_weight(graph: ir.Graph, layer: Linear, steps: int = 127) -> ir.Value:

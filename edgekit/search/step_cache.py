@@ -17,6 +17,7 @@ import numpy as np
 
 from edgekit.bundle.place import disk_errors
 from edgekit.cache.store import Cache, key
+from edgekit.drivers import heap
 from edgekit.machine.busy import Busy, outdated_reason
 from edgekit.spec.digests import code_digest
 from edgekit.spec.graph import Graph, GraphSet
@@ -134,6 +135,7 @@ class StepCache:
             _LOG.info("step '%s': computed in %.1f s", step, time.perf_counter() - start)
             # This call lets the user stop the build even if a library swallowed the interrupt.
             self.progress("", 0, 0)
+        heap.trim()  # Else what one step freed adds to the peak of the next.
         return read(self.cache.root / digest) if names_files else result
 
     def graphs(self, step: str, parts: Mapping[str, Any], make: Callable[[Path], GraphSet]) -> GraphSet:
@@ -182,7 +184,9 @@ class StepCache:
             return read(folder)
         with disk_errors(self.scratch):
             folder.mkdir(parents=True)
-            return make(folder)
+            result = make(folder)
+        heap.trim()
+        return result
 
     def _is_outdated(self, step: str, digest: str, busy: Busy | None) -> bool:
         """Return whether cached times must be measured again. A note in ``remeasured`` gives the reason.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from edgekit.quantize.graphs import load
+from edgekit.quantize.graphs import discard, load
 from edgekit.quantize.litert import _arithmetic, _images, _layers, _normalization, _parts, _shapes
 from edgekit.quantize.litert._file import File
 from edgekit.quantize.litert._fuse import fuse
@@ -93,6 +93,7 @@ def write(path: Path, signature: Signature, out: Path, batch: int | None = None)
         lower(graph, node)
     outputs = {value.name or "": graph.tensor(value) for value in model.graph.outputs}
     file.write(out, signature.name, {value.name or "": tensor for value, tensor in inputs.items()}, outputs)
+    discard(model)
 
 
 def _needed(graph: ir.Graph) -> set[ir.Value]:

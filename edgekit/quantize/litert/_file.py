@@ -8,6 +8,7 @@ https://github.com/google-ai-edge/LiteRT/blob/main/tflite/converter/schema/schem
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,32 @@ def _type_of(dtype: np.dtype[Any]) -> int:
     return int(getattr(schema().TensorType, name))
 
 
+class _Buffer:
+    """Data of a constant, which is copied when the file is packed. Until then a transposed weight occupies nothing."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        """Refer to an array, which must not change."""
+        self._array = array
+
+    def Pack(self, builder: Any) -> int:  # noqa: N802
+        """Write the data as ``BufferT.Pack()`` does, which would make two copies on the way."""
+        data = _bytes_of(self._array)
+        builder.StartVector(1, data.size, 1)
+        end = builder.Head()
+        builder.head = end - data.size
+        memoryview(builder.Bytes)[builder.head : end] = data
+        builder.vectorNumElems = data.size
+        vector = builder.EndVector()
+        schema().BufferStart(builder)
+        schema().BufferAddData(builder, vector)
+        return int(schema().BufferEnd(builder))
+
+
+def _bytes_of(array: np.ndarray) -> np.ndarray:
+    """Return the bytes of an array in the order of its elements: uint8 ``[bytes]``, a view if they lie like that."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
 class File:
     """A model with one subgraph that is being written.
 
@@ -77,7 +104,8 @@ class File:
         self._graph.tensors = []
         self._graph.operators = []
         self._codes: dict[tuple[int, int], int] = {}
-        self._buffers: dict[bytes, int] = {}
+        self._buffers: dict[bytes, int] = {}  # By the digest of the data.
+        self._size = 0
         self._constants: dict[tuple[object, ...], int] = {}
 
     def tensor(self, shape: Sequence[int], dtype: np.dtype[Any] | type, name: str = "") -> int:
@@ -107,23 +135,22 @@ class File:
         """Add a constant and return its number.
 
         Args:
-            array: Values.
+            array: Values. They must not change until the file is written.
             scales: Scales of symmetric INT8 values, float32, one for each index of axis 0.
             name: Name; by default that of its place.
         """
-        data = np.ascontiguousarray(array).tobytes()
+        digest = hashlib.sha256(_bytes_of(array)).digest()
         scale_data = b"" if scales is None else scales.astype(np.float32).tobytes()
-        identity = (data, array.shape, array.dtype.str, scale_data)
+        identity = (digest, array.shape, array.dtype.str, scale_data)
         if identity in self._constants:
             return self._constants[identity]
         number = self.tensor(array.shape, array.dtype, name)
         tensor = self._graph.tensors[number]
-        if data not in self._buffers:
-            buffer = schema().BufferT()
-            buffer.data = np.frombuffer(data, np.uint8)
-            self._buffers[data] = len(self._model.buffers)
-            self._model.buffers.append(buffer)
-        tensor.buffer = self._buffers[data]
+        if digest not in self._buffers:
+            self._size += array.nbytes
+            self._buffers[digest] = len(self._model.buffers)
+            self._model.buffers.append(_Buffer(array))
+        tensor.buffer = self._buffers[digest]
         if scales is not None:
             tensor.quantization = schema().QuantizationParametersT()
             tensor.quantization.scale = scales.astype(np.float32)
@@ -184,10 +211,9 @@ class File:
         """
         import flatbuffers
 
-        size = sum(len(data) for data in self._buffers)
-        if size > _LARGEST:
+        if self._size > _LARGEST:
             raise QuantizeError(
-                f"The graph has {size / 2**30:.1f} GiB of weights, but a TensorFlow Lite file holds less than 2 GiB. "
+                f"The graph has {self._size / 2**30:.1f} GiB of weights, but a TensorFlow Lite file holds less than 2 GiB. "
                 "Use another backend, or a smaller model.",
                 code="litert-size",
             )
@@ -200,9 +226,10 @@ class File:
         signature.inputs = _names(inputs)
         signature.outputs = _names(outputs)
         self._model.signatureDefs = [signature]
-        builder = flatbuffers.Builder(size + 2**16)
+        builder = flatbuffers.Builder(self._size + 2**16)
         builder.Finish(self._model.Pack(builder), _IDENTIFIER)
-        path.write_bytes(builder.Output())
+        # Builder.Output() would return a copy of the whole file.
+        path.write_bytes(memoryview(builder.Bytes)[builder.Head() :])
 
 
 def _names(tensors: Mapping[str, int]) -> list[Any]:

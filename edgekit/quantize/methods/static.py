@@ -32,6 +32,7 @@ from edgekit.quantize.graphs import (
     Linear,
     constant,
     dequantize_weight,
+    discard,
     float_layer_names,
     initializer,
     levels,
@@ -137,6 +138,7 @@ def _measure_damage(work: _Work, alpha: str, ranges: str, searching: bool) -> fl
     sweep(model)
     path = work.scratch / "trial.onnx"
     save(model, path)
+    discard(model)
     return work.calibration.damage(work.graph.path, path)
 
 

@@ -1,0 +1,20 @@
+"""An exported model leaves memory: onnxscript's rules refer to the last graph that they were applied to."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import tiny
+
+import edgekit
+from edgekit.export.graphs import export
+
+
+def test_released_weights_are_freed_after_an_export(tmp_path):
+    source = edgekit.source.read(tiny.folder("bert"))
+    weights = [weakref.ref(parameter) for parameter in source.module.parameters()]
+    export(source, tmp_path, tiny.TEXTS[:4])
+    source.release()
+    gc.collect()
+    assert sum(weight() is not None for weight in weights) == 0
