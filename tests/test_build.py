@@ -32,6 +32,7 @@ CANDIDATES = {
     ("static", "openvino"),
     ("dynamic", "onnxruntime"),
     ("dynamic_rows", "litert"),
+    ("dynamic_rows_int4", "litert"),
     ("float32", "litert"),
 }
 
@@ -149,9 +150,9 @@ def test_the_second_build_reuses_all_replaces_and_is_the_same(build, filled_cach
     out = small.copy(tiny_build.path, tmp_path / "place" / "out")
     (out / "golden.npz").write_bytes(b"damaged")
     result = build(force=True)
-    methods = ("static", "dynamic", "dynamic_rows")
+    methods = ("static", "dynamic", "dynamic_rows", "dynamic_rows_int4")
     rows = {f"{method} on the evaluation rows" for method in methods}
-    written = {"float32 for LiteRT", "dynamic_rows for LiteRT"}
+    written = {"float32 for LiteRT", "dynamic_rows for LiteRT", "dynamic_rows_int4 for LiteRT"}
     assert set(result.reused) == {"export", "torch reference", "answers", "race", *methods} | rows | written
     assert content(out) == content(tiny_build.path)
     assert left(tmp_path / "place") == ["out"]

@@ -26,6 +26,7 @@ timing_cache, progress)``.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -327,7 +328,7 @@ def threads_per_stream(threads: int, streams: int) -> int:
 
 
 def summary(precisions: list[str]) -> str:
-    """Return the executed precisions in words, e.g. ``int8``, ``int8 36/38 linears`` or ``int4 9/38 int8 27/38 linears``.
+    """Return the executed precisions in words: ``int8``, ``int8 36/38 linears`` or ``int4 9/38 int8 27/38 linears``.
 
     One or two layers in float are usual (pooler and classifier are too small to gain from INT8), so a mixed result is
     labelled by its integers together with their shares.
@@ -355,7 +356,7 @@ def is_integer(executed: str, in_float: int = 0) -> bool:
     words = executed.split()
     integer_count = 0
     layer_count = 0
-    for name, share in zip(words, words[1:], strict=False):
+    for name, share in itertools.pairwise(words):
         if name in _INTEGERS:
             count, _, total = share.partition("/")
             integer_count += int(count)

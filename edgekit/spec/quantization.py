@@ -22,21 +22,21 @@ class Quantization:
         smooth: Migration strength of SmoothQuant, ``0`` to ``1``; ``off``; or ``auto`` for the best of several values
             and ``off``.
         keep_float: Names of the layers that stay in float, with the wildcards ``*`` and ``?``.
-        keep_int8: Names of the layers that stay in INT8 where a method stores weights in 4 bits, with the same
-            wildcards.
         embeddings: Storage of embedding tables: ``int8``, ``int4`` (for vocabulary tables; smaller tables use 8 bits)
             or ``float32``.
         weight_bits: 8; 7 if INT8 products saturate (x86 without VNNI); 0 chooses by the target's instructions.
         bias_correction: True to subtract the mean quantization error of each layer from its bias.
+        keep_int8: Names of the layers that stay in INT8 where a method stores weights in 4 bits, with the wildcards
+            ``*`` and ``?``.
     """
 
     ranges: str = "auto"
     smooth: str = "auto"
     keep_float: tuple[str, ...] = ()
-    keep_int8: tuple[str, ...] = ()
     embeddings: str = "int8"
     weight_bits: int = 0
     bias_correction: bool = False
+    keep_int8: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the values.

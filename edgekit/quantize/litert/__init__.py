@@ -1,7 +1,8 @@
 """Writer of TensorFlow Lite files for the runtime LiteRT, from cleaned ONNX graphs.
 
-A graph in float32, or of a method of the family ``dynamic_rows``, is lowered operator by operator. One graph serves rows of all
-lengths: the caller resizes its inputs. No tensor becomes dynamic, so that XNNPACK takes the operators that cost time.
+A graph in float32, or of a method of the family ``dynamic_rows``, is lowered operator by operator. One graph serves
+rows of all lengths: the caller resizes its inputs. No tensor becomes dynamic, so that XNNPACK takes the operators that
+cost time.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def _store_blocks(model: ir.Model, squares: dict[str, np.ndarray], others: set[s
         weight = constant(layer.weight)
         if layer.name not in others and weight is not None and is_blockable(weight):
             readers.setdefault(layer.weight, []).append(layer)
-    for weight_value, layers in readers.items():
+    for layers in readers.values():
         # Layers that share a weight (ALBERT) share its blocks.
         mean = np.mean([squares[layer.x.name or ""] for layer in layers], axis=0)
         blocks = _dequantize_blocks(model.graph, layers[0], mean)
