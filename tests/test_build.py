@@ -32,6 +32,7 @@ CANDIDATES = {
     ("static", "openvino"),
     ("dynamic", "onnxruntime"),
     ("dynamic_rows", "litert"),
+    ("dynamic_rows_int4", "litert"),
     ("float32", "litert"),
 }
 
@@ -87,7 +88,8 @@ def test_all_candidates_are_measured(tiny_build, tiny_samples):
         if trial.method == "float32":
             assert (trial.score, trial.drop) == (pytest.approx(tiny_samples.accuracy), pytest.approx(0))
             assert (trial.executed, trial.changed) == ("float32", 0)
-        assert trial.score == pytest.approx(tiny_samples.accuracy, abs=0.1)
+        # Random weights bear 16 levels badly; the budget keeps such a candidate out.
+        assert trial.score == pytest.approx(tiny_samples.accuracy, abs=0.1) or trial.method == "dynamic_rows_int4"
         assert trial.drop == pytest.approx(manifest.reference_score - trial.score)
         assert abs(trial.drop) * len(tiny_samples.rows) <= trial.changed + 1e-6
         assert 0 < trial.p50_ms <= trial.p90_ms < 1000
@@ -149,9 +151,9 @@ def test_the_second_build_reuses_all_replaces_and_is_the_same(build, filled_cach
     out = small.copy(tiny_build.path, tmp_path / "place" / "out")
     (out / "golden.npz").write_bytes(b"damaged")
     result = build(force=True)
-    methods = ("static", "dynamic", "dynamic_rows")
+    methods = ("static", "dynamic", "dynamic_rows", "dynamic_rows_int4")
     rows = {f"{method} on the evaluation rows" for method in methods}
-    written = {"float32 for LiteRT", "dynamic_rows for LiteRT"}
+    written = {"float32 for LiteRT", "dynamic_rows for LiteRT", "dynamic_rows_int4 for LiteRT"}
     assert set(result.reused) == {"export", "torch reference", "answers", "race", *methods} | rows | written
     assert content(out) == content(tiny_build.path)
     assert left(tmp_path / "place") == ["out"]

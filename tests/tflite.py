@@ -15,6 +15,8 @@ from edgekit.backends import _litert_selftest as selftest
 
 TYPES = {
     "float32": schema.TensorType.FLOAT32,
+    "float16": schema.TensorType.FLOAT16,
+    "int4": schema.TensorType.INT4,
     "int32": schema.TensorType.INT32,
     "int64": schema.TensorType.INT64,
     "int8": schema.TensorType.INT8,
@@ -82,6 +84,24 @@ class Graph:
         kind = schema.BuiltinOptions.FullyConnectedOptions
         self.operator(code, inputs, [target], version or (1 if scales is None else 9), kind, options)
 
+    def linear_blocks(self, source, values, scales, target):
+        """FULLY_CONNECTED of INT4 weights ``[outputs, inputs]`` with scales ``[outputs, blocks]``, without a bias."""
+        nibbles = values.astype(np.uint8).reshape(-1, 2) & 15
+        weights = self.tensor("weights", values.shape, "int4", nibbles[:, 0] + 16 * nibbles[:, 1])
+        details = schema.BlockwiseQuantizationT()
+        details.scales = self.constant("scales", scales.astype(np.float16))
+        details.zeroPoints = -1
+        details.blockSize = values.shape[1] // scales.shape[1]
+        quantization = schema.QuantizationParametersT()
+        quantization.detailsType = schema.QuantizationDetails.BlockwiseQuantization
+        quantization.details = details
+        self.tensors[weights].quantization = quantization
+        options = schema.FullyConnectedOptionsT()
+        options.keepNumDims = True
+        options.asymmetricQuantizeInputs = True
+        kind = schema.BuiltinOptions.FullyConnectedOptions
+        self.operator(schema.BuiltinOperator.FULLY_CONNECTED, [source, weights, -1], [target], 13, kind, options)
+
     def add(self, first, second, target):
         kind = schema.BuiltinOptions.AddOptions
         self.operator(schema.BuiltinOperator.ADD, [first, second], [target], 1, kind, schema.AddOptionsT())
@@ -129,6 +149,18 @@ def layer(operator=9, key="forward", **rest) -> bytes:
     weights, scales = selftest.layer()
     graph.linear(rows, weights, products, scales=scales, version=operator)
     return graph.content([rows], [products], key, **rest)
+
+
+def blocks(outputs=8, inputs=64, size=32) -> bytes:
+    """A graph of one layer with INT4 weights in blocks."""
+    random = np.random.default_rng(5)
+    graph = Graph()
+    rows = graph.tensor("rows", (None, inputs))
+    values = random.integers(-8, 8, (outputs, inputs)).astype(np.int8)
+    scales = random.uniform(0.5, 2.0, (outputs, inputs // size))
+    products = graph.tensor("products", (None, outputs))
+    graph.linear_blocks(rows, values, scales, products)
+    return graph.content([rows], [products])
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ timing_cache, progress)``.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ __all__ = [
     "check_installed",
     "get",
     "installed_version",
-    "is_int8",
+    "is_integer",
     "is_needed_to_build",
     "load_graph",
     "names",
@@ -67,6 +68,8 @@ __all__ = [
     "threads_per_stream",
     "warm_up",
 ]
+
+_INTEGERS = ("int4", "int8")  # The type of the weights; activations of such a layer are INT8.
 
 Feeds = Mapping[str, Any]
 """Input name to a numpy array, or to a buffer that an engine of the same device returned for ``keep``."""
@@ -334,30 +337,37 @@ def threads_per_stream(threads: int, streams: int) -> int:
 
 
 def summary(precisions: list[str]) -> str:
-    """Return the executed precisions in words, e.g. ``int8`` or ``int8 36/38 linears``.
+    """Return the executed precisions in words: ``int8``, ``int8 36/38 linears`` or ``int4 9/38 int8 27/38 linears``.
 
     One or two layers in float are usual (pooler and classifier are too small to gain from INT8), so a mixed result is
-    labelled INT8 together with its share.
+    labelled by its integers together with their shares.
     """
     if not precisions:
         return "unknown"
-    int8_count = precisions.count("int8")
-    if 0 < int8_count < len(precisions):
-        return f"int8 {int8_count}/{len(precisions)} linears"
+    shares = []
+    for name in _INTEGERS:
+        if 0 < precisions.count(name) < len(precisions):
+            shares.append(f"{name} {precisions.count(name)}/{len(precisions)}")
+    if shares:
+        return f"{' '.join(shares)} linears"
     return max(sorted(set(precisions)), key=precisions.count)
 
 
-def is_int8(executed: str, in_float: int = 0) -> bool:
-    """Return whether more than half of the linear layers ran in INT8.
+def is_integer(executed: str, in_float: int = 0) -> bool:
+    """Return whether more than half of the linear layers multiplied in INT8, whatever the size of their weights.
 
     Args:
         executed: Text that :func:`summary` returned.
         in_float: Number of layers that were meant to stay in float; they are not counted.
     """
-    name, _, share = executed.partition(" ")
-    if name != "int8":
-        return False
-    if not share:
+    if executed in _INTEGERS:
         return True
-    int8_count, _, layer_count = share.partition(" ")[0].partition("/")
-    return 2 * int(int8_count) > int(layer_count) - in_float
+    words = executed.split()
+    integer_count = 0
+    layer_count = 0
+    for name, share in itertools.pairwise(words):
+        if name in _INTEGERS:
+            count, _, total = share.partition("/")
+            integer_count += int(count)
+            layer_count = int(total)
+    return integer_count > 0 and 2 * integer_count > layer_count - in_float

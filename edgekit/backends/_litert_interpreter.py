@@ -24,7 +24,7 @@ LINEAR = ("FULLY_CONNECTED", "CONV_2D")
 
 _DELEGATE = "DELEGATE"
 _NOT_DELEGATED = "interpreted"
-_RECORDED_NAMES = {"int8": "int8", "int4": "int4", "float32": "float32", "float16": "float16"}
+_RECORDED_NAMES = ("int8", "float32", "float16")
 
 
 @dataclass(frozen=True)
@@ -190,9 +190,22 @@ def executed_precisions(interpreter: Any) -> list[str]:
     for operator in operators:
         if operator["op_name"] in LINEAR:
             is_delegated = int(operator["outputs"][0]) in delegated
-            weights = np.dtype(operator["operand_types"][1]).name
-            precisions.append(_RECORDED_NAMES.get(weights, "other") if is_delegated else _NOT_DELEGATED)
+            precisions.append(_weight_type(interpreter, operator) if is_delegated else _NOT_DELEGATED)
     return precisions
+
+
+def _weight_type(interpreter: Any, operator: Mapping[str, Any]) -> str:
+    """Return the type of an operator's weights. The interpreter names INT4 weights INT8; those in blocks have a size.
+
+    Args:
+        interpreter: Interpreter.
+        operator: Linear layer among its operators.
+    """
+    name = np.dtype(operator["operand_types"][1]).name
+    details = interpreter._get_tensor_details(int(operator["inputs"][1]), 0)
+    if name == "int8" and details["quantization_parameters"]["block_size"]:
+        return "int4"
+    return name if name in _RECORDED_NAMES else "other"
 
 
 def _refusal(graph_name: str, reason: str) -> BackendError:

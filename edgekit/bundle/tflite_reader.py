@@ -6,13 +6,13 @@ Slots of tables are those of schema.fbs, version 3
 (https://github.com/google-ai-edge/LiteRT/blob/main/tflite/converter/schema/schema.fbs).
 
 Refused is what EdgeKit does not write: several subgraphs or signatures, custom operators, weights in other files or
-behind the flatbuffer.
+behind the flatbuffer, INT4 values but in blocks with a float16 scale each.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -40,10 +40,13 @@ _DTYPES = {
     17: "int4",
     18: "bfloat16",
 }
+_FLOAT16 = 1
+_INT4 = 17
 _BITS = {0: 32, 1: 16, 2: 32, 3: 8, 4: 64, 6: 8, 7: 16, 9: 8, 10: 64, 12: 64, 15: 32, 16: 16, 17: 4, 18: 16}
 _CUSTOM = 32  # Operator code of custom operators.
 _MOST = 2**20  # Largest number of tensors, buffers or operators.
 _MAX_AXES = 64
+_BLOCK_MULTIPLE = 32  # XNNPACK takes blocks of a multiple of it.
 
 # Slots of the tables, in the order of the schema.
 _MODEL_VERSION = 0
@@ -59,8 +62,16 @@ _GRAPH_OPERATORS = 3
 _TENSOR_SHAPE = 0
 _TENSOR_TYPE = 1
 _TENSOR_BUFFER = 2
+_TENSOR_QUANTIZATION = 4
 _TENSOR_SIGNATURE = 7
 _TENSOR_EXTERNAL = 10
+_QUANTIZATION_KIND = 4
+_QUANTIZATION_DETAILS = 5
+_IN_BLOCKS = 2  # Kind of the details.
+_BLOCKS_SCALES = 0
+_BLOCKS_ZERO_POINTS = 1
+_BLOCKS_SIZE = 2
+_BLOCKS_SHAPE = 3
 _BUFFER_DATA = 0
 _BUFFER_OUTSIDE = (1, 2)
 _CODE_OLD = 0
@@ -184,6 +195,11 @@ class _Table:
         at, count = self._vector(slot, 1)
         return self._data[at : at + count].decode("utf-8")
 
+    def table(self, slot: int) -> _Table | None:
+        """Return a table; None if it is absent."""
+        at = self._place(slot)
+        return _Table(self._data, at + _number(self._data, at, "<I")) if at else None
+
     def tables(self, slot: int) -> Iterator[_Table]:
         """Yield the tables of a vector."""
         at, count = self._vector(slot, 4)
@@ -208,6 +224,9 @@ class _Tensor:
             raise ValueError("a tensor with a negative size")
         if table.is_set(_TENSOR_EXTERNAL) and table.number(_TENSOR_EXTERNAL, "<I"):
             raise ValueError("a tensor in another file, which EdgeKit does not write")
+        self.blocks = _read_blocks(table.table(_TENSOR_QUANTIZATION))
+        if (self.kind == _INT4) != (self.blocks is not None):
+            raise ValueError("INT4 values without blocks, or blocks of another type, which EdgeKit does not write")
 
     @cached_property
     def shape(self) -> tuple[int | None, ...]:
@@ -228,6 +247,53 @@ class _Tensor:
         if self.kind not in _BITS or (count * _BITS[self.kind] + 7) // 8 != length:
             raise ValueError(f"a constant of type {self.kind} and shape {list(self.sizes)} with {length} bytes")
 
+    def check_blocks(self, blocks: _Blocks, tensors: Sequence[_Tensor], lengths: Sequence[int]) -> None:
+        """Check that there is a scale for each block of the values.
+
+        Args:
+            blocks: Blocks of the values.
+            tensors: Tensors of the subgraph.
+            lengths: Length of the data of each buffer.
+        """
+        if not 0 <= blocks.scales < len(tensors):
+            raise ValueError("scales in a tensor that does not exist")
+        scales = tensors[blocks.scales]
+        if not lengths[self.buffer] or not lengths[scales.buffer] or scales.kind != _FLOAT16:
+            raise ValueError("values in blocks, or their scales, that are no constants, or scales of another type")
+        if len(self.sizes) != 2 or scales.sizes != (self.sizes[0], self.sizes[1] // blocks.size):
+            raise ValueError(f"values of shape {list(self.sizes)} with scales of shape {list(scales.sizes)}")
+        if self.sizes[1] % blocks.size:
+            raise ValueError(f"rows of {self.sizes[1]} values in blocks of {blocks.size}")
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Blocks of a tensor whose values have scales block by block.
+
+    Attributes:
+        scales: Index of the tensor with the scales.
+        size: Number of values that share a scale.
+    """
+
+    scales: int
+    size: int
+
+
+def _read_blocks(quantization: _Table | None) -> _Blocks | None:
+    """Return the blocks of a tensor; None if it has none."""
+    kind = 0 if quantization is None else quantization.number(_QUANTIZATION_KIND, "<B")
+    details = None if quantization is None else quantization.table(_QUANTIZATION_DETAILS)
+    if kind == 0 and details is None:
+        return None
+    if kind != _IN_BLOCKS or details is None:
+        raise ValueError("a quantization of its own kind, which EdgeKit does not write")
+    size = details.number(_BLOCKS_SIZE, "<i")
+    if size <= 0 or size % _BLOCK_MULTIPLE:
+        raise ValueError(f"blocks of {size} values, expected a multiple of {_BLOCK_MULTIPLE}")
+    if details.number(_BLOCKS_ZERO_POINTS, "<i") >= 0 or details.byte_count(_BLOCKS_SHAPE):
+        raise ValueError("blocks with zero points or of several axes, which EdgeKit does not write")
+    return _Blocks(details.number(_BLOCKS_SCALES, "<i"), size)
+
 
 def _read_model(model: _Table) -> TfliteFacts:
     version = model.number(_MODEL_VERSION, "<I")
@@ -244,6 +310,8 @@ def _read_model(model: _Table) -> TfliteFacts:
     tensors = [_Tensor(table) for table in graphs[0].tables(_GRAPH_TENSORS)]
     for tensor in tensors:
         tensor.check_data(lengths[tensor.buffer])
+        if tensor.blocks is not None:
+            tensor.check_blocks(tensor.blocks, tensors, lengths)
     for operator in graphs[0].tables(_GRAPH_OPERATORS):
         _check_operator(operator, len(codes), len(tensors))
     signature = signatures[0]

@@ -2,7 +2,8 @@
 
 A method module defines ``BACKENDS`` (backends for which it is a candidate), ``NEEDS_SAMPLES`` (minimum number of
 calibration rows), ``PRECISIONS`` (precisions that the device must compute in, by the names of ``spec.engine``) and
-``quantize(graphs, calibration, settings, out, progress) -> GraphSet``. This package does not import torch.
+``quantize(graphs, calibration, settings, out, progress) -> GraphSet``. A method whose layers need not go back to float
+for their accuracy also defines ``REVERTS_TO``, see :func:`reverts_to`. This package does not import torch.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from edgekit.spec.registry import Registry
 if TYPE_CHECKING:
     from edgekit.quantize.calibration import Calibration
 
-__all__ = ["Batches", "Method", "get", "linear_macs", "names", "rows_of"]
+__all__ = ["Batches", "Method", "get", "linear_macs", "names", "reverts_to", "rows_of"]
 
 # DynamicQuantizeLinear (ONNX), DynamicQuantizeMatMul and DynamicQuantizeLSTM (com.microsoft).
 _SCALED_BY_TENSOR = "DynamicQuantize"
@@ -46,6 +47,14 @@ class Method(Protocol):
 _METHODS: Registry[Method] = Registry(f"{__name__}.methods", "method")
 names = _METHODS.names
 get = _METHODS.get
+
+
+def reverts_to(method: Method) -> str:
+    """Return the setting that names the layers which a method does not quantize as usual, to restore the accuracy.
+
+    It is a field of :class:`~edgekit.spec.quantization.Quantization`: ``keep_float``, or ``REVERTS_TO`` of the method.
+    """
+    return str(getattr(method, "REVERTS_TO", "keep_float"))
 
 
 def rows_of(graphs: GraphSet) -> str:

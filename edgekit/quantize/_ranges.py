@@ -32,6 +32,7 @@ class Histogram:
         largest: Largest absolute value.
         channels: Largest absolute value of each channel (last axis): float32 ``[channels]``.
         total: Sum of each channel: float64 ``[channels]``.
+        squares: Sum of the squares of each channel: float64 ``[channels]``.
         seen: Number of values in each channel.
     """
 
@@ -42,6 +43,7 @@ class Histogram:
         self.largest = 0.0
         self.channels = np.zeros(0, np.float32)
         self.total = np.zeros(0, np.float64)
+        self.squares = np.zeros(0, np.float64)
         self.seen = 0
 
     def add(self, values: np.ndarray) -> None:
@@ -55,8 +57,10 @@ class Histogram:
         if not len(self.channels):
             self.channels = np.zeros(rows.shape[1], np.float32)
             self.total = np.zeros(rows.shape[1], np.float64)
+            self.squares = np.zeros(rows.shape[1], np.float64)
         self.channels = np.maximum(self.channels, sizes.max(axis=0, initial=0.0))
         self.total += rows.sum(axis=0, dtype=np.float64)
+        self.squares += np.square(rows, dtype=np.float64).sum(axis=0)
         self.seen += len(rows)
         top = float(sizes.max(initial=0.0))
         self.largest = max(self.largest, top)

@@ -30,6 +30,7 @@ __all__ = [
     "find_producer",
     "float_layer_names",
     "initializer",
+    "layer_names",
     "levels",
     "linears",
     "load",
@@ -113,30 +114,37 @@ def _find_bias(node: ir.Node, width: int) -> tuple[ir.Node | None, ir.Value | No
 
 def float_layer_names(graph: ir.Graph, settings: Quantization) -> set[str]:
     """Return the names of a graph's layers that match ``keep_float``."""
+    return layer_names(graph, settings.keep_float)
+
+
+def layer_names(graph: ir.Graph, patterns: Sequence[str]) -> set[str]:
+    """Return the names of a graph's layers that match one of several patterns."""
     all_names = {layer.name for layer in linears(graph)}
     names: set[str] = set()
-    for pattern in settings.keep_float:
+    for pattern in patterns:
         names |= {name for name in all_names if fnmatch.fnmatchcase(name, pattern)}
     return names
 
 
 def check_layers(graphs: GraphSet, settings: Quantization) -> None:
-    """Raise if ``keep_float`` names a layer that no graph has.
+    """Raise if ``keep_float`` or ``keep_int8`` names a layer that no graph has.
 
     Raises:
         QuantizeError: A pattern matches no layer; the message suggests the nearest name.
     """
-    if not settings.keep_float:
+    patterns = [("keep_float", pattern) for pattern in settings.keep_float]
+    patterns += [("keep_int8", pattern) for pattern in settings.keep_int8]
+    if not patterns:
         return
     names = [layer.name for graph in graphs.graphs for layer in linears(load(graph.path).graph)]
-    for pattern in settings.keep_float:
+    for key, pattern in patterns:
         if fnmatch.filter(names, pattern):
             continue
         listing = ", ".join(names[:4])
         if len(names) > 5:
             listing += f" ... {names[-1]} ({len(names)} in all)"
         raise QuantizeError(
-            f"keep_float names the layer '{pattern}', which the graph does not have.{near(pattern, names)} "
+            f"{key} names the layer '{pattern}', which the graph does not have.{near(pattern, names)} "
             f"Layers: {listing}.",
             code="layer-unknown",
         )

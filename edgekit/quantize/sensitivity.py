@@ -4,6 +4,8 @@ Every layer is quantized alone and ranked by the damage to the outputs on the ca
 needed). Layers are then kept in float from the top of the ranking until the caller accepts the result. This is "partial
 quantization" of Wu, Judd, Zhang, Isaev and Micikevicius, arXiv 2004.09602, section 6.3. NNCF's accuracy control follows
 the same idea with the labelled metric, at a multiple of the cost.
+
+Layers of a method with weights of 4 bits are kept in INT8 instead (:func:`edgekit.quantize.reverts_to`).
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from edgekit.quantize import Method
+from edgekit.quantize import Method, reverts_to
 from edgekit.quantize.calibration import Calibration
-from edgekit.quantize.graphs import float_layer_names, linears, load
+from edgekit.quantize.graphs import float_layer_names, layer_names, linears, load
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.quantization import Quantization
@@ -52,18 +55,21 @@ def rank(
         progress: Progress callback, called after each layer.
     """
     calibration = calibration.unguarded()
+    setting = reverts_to(method)
     trials = []
     for graph in graphs.graphs:
         model = load(graph.path).graph
         names = [layer.name for layer in linears(model)]
-        float_layers = float_layer_names(model, settings)
+        skipped_layers = float_layer_names(model, settings) | layer_names(model, getattr(settings, setting))
         for name in dict.fromkeys(names):
-            if name not in float_layers:
+            if name not in skipped_layers:
                 trials.append((graph, name, set(names) - {name}))
     damages: dict[str, float] = {}
     for index, (graph, name, others) in enumerate(trials):
         # ``keep_float`` takes patterns. Layer names contain no brackets, so each name matches itself.
-        alone = replace(settings, keep_float=tuple(sorted(others)), embeddings="float32", bias_correction=False)
+        alone = replace(
+            settings, keep_float=tuple(sorted(others)), keep_int8=(), embeddings="float32", bias_correction=False
+        )
         with tempfile.TemporaryDirectory() as folder:
             one_graph = replace(graphs, graphs=(graph,))
             (quantized,) = _quantize(method, one_graph, calibration, alone, Path(folder)).graphs
@@ -102,8 +108,8 @@ def revert(
 ) -> tuple[GraphSet, list[Sensitivity]] | None:
     """Quantize with the fewest layers in float, from the top of the ranking, that the caller accepts.
 
-    The number of layers is doubled until the result is accepted, then found by bisection. This assumes that more layers
-    in float are never worse.
+    A method with weights of 4 bits keeps them in INT8 instead. The number of layers is doubled until the result is
+    accepted, then found by bisection. This assumes that more such layers are never worse.
 
     Args:
         method: Quantization method that supports ``keep_float``.
@@ -115,8 +121,9 @@ def revert(
         progress: Progress callback, called after each layer and each trial.
 
     Returns:
-        The accepted graphs and the ranking; None if no trial with at least one layer in INT8 is accepted.
+        The accepted graphs and the ranking; None if no trial with at least one layer as the method has it is accepted.
     """
+    setting = reverts_to(method)
     ranking = rank(method, graphs, calibration, settings, progress)
     with tempfile.TemporaryDirectory() as scratch:
         trials: dict[int, GraphSet | None] = {}
@@ -124,8 +131,9 @@ def revert(
         def fits(count: int) -> bool:
             folder = Path(scratch) / str(count)
             folder.mkdir()
-            float_layers = {*settings.keep_float, *(sensitivity.layer for sensitivity in ranking[:count])}
-            trial_settings = replace(settings, keep_float=tuple(sorted(float_layers)))
+            reverted_layers = {*getattr(settings, setting), *(sensitivity.layer for sensitivity in ranking[:count])}
+            change: dict[str, Any] = {setting: tuple(sorted(reverted_layers))}
+            trial_settings = replace(settings, **change)
             quantized = _quantize(method, graphs, calibration, trial_settings, folder)
             trials[count] = quantized if good(quantized) else None
             progress("revert layers", len(trials), 0)

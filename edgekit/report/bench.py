@@ -253,8 +253,8 @@ def _measure_rate(session: Session, variant: Variant) -> Rate | None:
     """Return the rate of the session's backend, device and threads, in the precision of most of its linear layers."""
     executed = session.executed_precision()
     precision = executed
-    if executed.startswith("int8"):
-        precision = "int8" if backends.is_int8(executed) else "float32"
+    if executed.startswith(("int4", "int8")):  # Weights of 4 bits are multiplied in INT8.
+        precision = "int8" if backends.is_integer(executed) else "float32"
     with contextlib.closing(backends.get(variant.backend).open_device(variant.device, session.info.threads)) as device:
         return measure(device, precision)
 

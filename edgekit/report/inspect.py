@@ -43,9 +43,11 @@ def inspect(bundle: Bundle, *, wide: bool = False) -> str:
     head += ["", "candidates of the build:"]
     tail = []
     if manifest.sensitivity:
-        tail += ["", "layers by INT8 sensitivity (divergence of the outputs from float32 if that layer alone is INT8):"]
+        kind = "INT4" if manifest.variants[0].executed.startswith("int4") else "INT8"
+        divergence = f"divergence of the outputs from float32 if that layer alone is {kind}"
+        tail += ["", f"layers by {kind} sensitivity ({divergence}):"]
         ranked = sorted(manifest.sensitivity.items(), key=lambda item: -item[1])
-        tail += [f"  {divergence:.3g}  {layer}" for layer, divergence in ranked]
+        tail += [f"  {damage:.3g}  {layer}" for layer, damage in ranked]
     tail += ["", f"content sha256:{content_digest(bundle.manifest)}", "made from:"]
     name_width = max(map(len, manifest.provenance), default=0)
     for name, value in sorted(manifest.provenance.items()):

@@ -46,7 +46,7 @@ SLACK = 1.5
 
 It is above 1 because the largest of a few dozen differences varies."""
 # Methods that quantize activations dynamically, or not at all.
-_DYNAMIC_METHODS = ("dynamic", "dynamic_rows", "weight_only")
+_DYNAMIC_METHODS = ("dynamic", "dynamic_rows", "dynamic_rows_int4", "weight_only")
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,8 @@ def _record_feeds(
 def make_candidates(ctx: BuildContext, model: ModelEntry, method: str) -> list[Candidate]:
     """Return the candidates of a model and a quantization method, one for each target backend that supports it.
 
-    If quantizing all layers exceeds the accuracy budget, candidates with some layers in float are added.
+    If quantizing all layers exceeds the accuracy budget, candidates with some layers in float are added; with some in
+    INT8 for a method with weights of 4 bits, if the target limits the size.
     """
     runs_on = [backend for backend in ctx.target.backends if backend in quantize.get(method).BACKENDS]
     if not runs_on:
@@ -191,8 +192,14 @@ def make_candidates(ctx: BuildContext, model: ModelEntry, method: str) -> list[C
         return candidates
     if model_ctx.holds_budget(graph_outputs(model_ctx, graphs)):
         return candidates
+    precision = "INT8" if quantize.reverts_to(quantize.get(method)) == "keep_int8" else "float"
     if ctx.late:
-        ctx.note(f"The time allowed was used up: layers of '{method}' in float were not searched.")
+        ctx.note(f"The time allowed was used up: layers of '{method}' in {precision} were not searched.")
+        return candidates
+    # With some layers in INT8, a graph with weights of 4 bits has over one in INT8 that it is smaller. Ranking the
+    # layers takes a multiple of the time of all other steps for it.
+    if precision == "INT8" and ctx.target.budget.size_mb is None:
+        ctx.note(f"Layers of '{method}' in INT8 were not searched, because the target does not limit the size.")
         return candidates
     # Ranges and smoothing stay as chosen for all layers. Both forms race, so that the table shows the cost of the
     # layers in float.
@@ -203,7 +210,7 @@ def make_candidates(ctx: BuildContext, model: ModelEntry, method: str) -> list[C
     reverted = revert_layers(model_ctx, method, float_graphs, ctx.target.quantize, model.calibration)
     if reverted.graphs is None:
         owner = f" of the student {model.name}" if model.name else ""
-        ctx.note(f"No number of layers in float brings '{method}'{owner} inside the accuracy budget.")
+        ctx.note(f"No number of layers in {precision} brings '{method}'{owner} inside the accuracy budget.")
         return candidates
     for candidate in _write_candidates(ctx, model, reverted.graphs, runs_on):
         candidates.append(replace(candidate, sensitivity=reverted.ranking))

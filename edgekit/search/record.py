@@ -38,7 +38,8 @@ class Candidate:
         bundle: Bundle with the graphs and assets, in a scratch folder.
         variant: Settings to run the graphs with.
         model: Name of the student that the graphs belong to. Empty for the model itself.
-        sensitivity: Damage of quantizing a single layer, by layer name, if this decided which layers stay in float.
+        sensitivity: Damage of quantizing a single layer, by layer name, if this decided which layers
+            stay in float or INT8.
     """
 
     bundle: Bundle

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgekit.backends import is_int8
+from edgekit.backends import is_integer
 from edgekit.report import companions
 from edgekit.spec.manifest import Trial
 
@@ -24,8 +24,9 @@ __all__ = [
 
 FLOAT = "float32"
 """Method that changes no precision, to which the others are compared."""
-INT8_METHODS = ("static", "dynamic", "dynamic_rows")
+INT8_METHODS = ("static", "dynamic", "dynamic_rows", "dynamic_rows_int4")
 """Methods whose linear layers multiply in INT8."""
+_INT4_METHODS = ("dynamic_rows_int4",)  # Those with weights of 4 bits.
 _BUCKETS_WORTH = 0.85  # Each bucket is compiled at every start, which takes some tenths of a second.
 _UNITS = {
     "accuracy_drop": "",
@@ -121,10 +122,16 @@ def _budget_value(trial: Trial, key: str, strict: bool) -> float:
 
 
 def precision_mismatch(trial: Trial) -> str:
-    """Return why an INT8 trial is refused if more layers ran in float than requested; empty if it is not."""
-    if trial.method not in INT8_METHODS or is_int8(trial.executed, trial.in_float):
+    """Return why an INT8 trial is refused if more layers ran in float than requested; empty if it is not.
+
+    A trial with weights of 4 bits is refused if no layer has such weights: it would be one in INT8 under another name.
+    """
+    if trial.method not in INT8_METHODS:
         return ""
-    return f"refused: its linear layers ran in {trial.executed}, expected int8"
+    expected = "int4" if trial.method in _INT4_METHODS else "int8"
+    if trial.executed.startswith(expected) and is_integer(trial.executed, trial.in_float):
+        return ""
+    return f"refused: its linear layers ran in {trial.executed}, expected {expected}"
 
 
 def _without_shapes(trial: Trial) -> tuple[object, ...]:

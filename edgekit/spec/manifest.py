@@ -129,7 +129,7 @@ class Manifest(ShortRepr):
         trials: All candidates that were measured.
         held_out: Result of the chosen candidate on a test set, if there was one.
         sensitivity: Damage by quantizing each layer alone, by layer name, the largest first; empty if no layer had to
-            stay in float.
+            stay in float, or in INT8.
         notes: Notes for users of the bundle about its build, one sentence each.
         verified: Checks that were made at build time beside the scores, one sentence each.
         unverified: Checks that were not possible at build time, one sentence each.

@@ -26,6 +26,8 @@ class Quantization:
             or ``float32``.
         weight_bits: 8; 7 if INT8 products saturate (x86 without VNNI); 0 chooses by the target's instructions.
         bias_correction: True to subtract the mean quantization error of each layer from its bias.
+        keep_int8: Names of the layers that stay in INT8 where a method stores weights in 4 bits, with the wildcards
+            ``*`` and ``?``.
     """
 
     ranges: str = "auto"
@@ -34,6 +36,7 @@ class Quantization:
     embeddings: str = "int8"
     weight_bits: int = 0
     bias_correction: bool = False
+    keep_int8: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the values.

@@ -79,7 +79,24 @@ def test_precisions(engine, device, tmp_path):
     # XNNPACK 2.3.0 skips an INT8 layer of version 8, without a word.
     skipped = device.load(write(tmp_path, tflite().layer(operator=8)), selftest.SIGNATURE)
     assert skipped.precisions() == ["interpreted"]
-    assert not backends.is_int8(backends.summary(skipped.precisions()))
+    assert not backends.is_integer(backends.summary(skipped.precisions()))
+
+
+def test_the_precision_of_blocks(device, tmp_path):
+    """The interpreter names INT4 values INT8; also those of one block a row, which has as many scales as an INT8 layer."""
+    for inputs in (32, 64):
+        content = tflite().blocks(inputs=inputs)
+        interpreter = litert._library().Interpreter(model_content=content)
+        types = {details["name"]: details["dtype"] for details in interpreter.get_tensor_details()}
+        assert types["weights"] is np.int8
+        signature = Signature(
+            "forward",
+            (TensorSpec("rows", "float32", ("batch", inputs)),),
+            (TensorSpec("products", "float32", ("batch", 8)),),
+        )
+        engine = device.load(write(tmp_path, content), signature)
+        assert engine.precisions() == ["int4"]
+        assert backends.is_integer(backends.summary(engine.precisions()))
 
 
 @pytest.mark.parametrize("fault", ["wrong", "ranges of the tensor", "skipped", "refused"])

@@ -78,10 +78,11 @@ def test_what_is_cut_off_is_refused(content):
             tflite_reader.read(content[:size])
 
 
-def test_damage_is_refused_or_harmless():
+@pytest.mark.parametrize("form", [tflite.layer, tflite.blocks], ids=["int8", "blocks"])
+def test_damage_is_refused_or_harmless(form):
     """Whatever the reader lets pass, LiteRT reads too or refuses in words; neither raises anything else."""
     draw = random.Random(3)
-    whole = tflite.layer()
+    whole = form()
     passed = 0
     for _ in range(400):
         damaged = bytearray(whole)
@@ -98,8 +99,8 @@ def test_damage_is_refused_or_harmless():
     assert 0 < passed < 400
 
 
-def model_with(change):
-    model = schema.ModelT.InitFromPackedBuf(tflite.layer(), 0)
+def model_with(change, whole=None):
+    model = schema.ModelT.InitFromPackedBuf(whole or tflite.layer(), 0)
     change(model)
     builder = tflite.flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
@@ -168,6 +169,82 @@ def test_what_edgekit_does_not_write(change):
     tflite_reader.read(model_with(lambda model: None))
     with refused("bundle-graph"):
         tflite_reader.read(model_with(change))
+
+
+def blocks_of(model):
+    return next(tensor for tensor in model.subgraphs[0].tensors if tensor.name == b"weights")
+
+
+def details(**fields):
+    def change(model):
+        for name, value in fields.items():
+            setattr(blocks_of(model).quantization.details, name, value)
+
+    return change
+
+
+def no_blocks(model):
+    blocks_of(model).quantization = None
+
+
+def one_scale_a_row(model):
+    """The form of INT4 per channel, which EdgeKit does not write."""
+    quantization = schema.QuantizationParametersT()
+    quantization.scale = np.ones(8, np.float32)
+    quantization.zeroPoint = np.zeros(8, np.int64)
+    blocks_of(model).quantization = quantization
+
+
+def blocks_of_int8(model):
+    blocks_of(model).type = schema.TensorType.INT8
+
+
+def own_details(model):
+    custom = schema.CustomQuantizationT()
+    custom.custom = [1, 2, 3]
+    blocks_of(model).quantization.detailsType = schema.QuantizationDetails.CustomQuantization
+    blocks_of(model).quantization.details = custom
+
+
+def scales_of_another_type(model):
+    model.subgraphs[0].tensors[blocks_of(model).quantization.details.scales].type = schema.TensorType.BFLOAT16
+
+
+def scales_that_are_computed(model):
+    model.subgraphs[0].tensors[blocks_of(model).quantization.details.scales].buffer = 0
+
+
+def scales_of_another_shape(model):
+    model.subgraphs[0].tensors[blocks_of(model).quantization.details.scales].shape = [2, 8]
+
+
+def values_that_are_computed(model):
+    blocks_of(model).buffer = 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        no_blocks,
+        one_scale_a_row,
+        blocks_of_int8,
+        own_details,
+        scales_of_another_type,
+        scales_that_are_computed,
+        scales_of_another_shape,
+        values_that_are_computed,
+        *(details(blockSize=size) for size in (-32, 0, 8, 16, 48, 64, 2**31 - 32)),
+        *(details(scales=index) for index in (-1, 0, 1, 99)),
+        details(zeroPoints=0),
+        details(blockShape=[1, 32]),
+    ],
+)
+def test_blocks_that_edgekit_does_not_write(change):
+    facts = tflite_reader.read(tflite.blocks())
+    assert [value.name for value in facts.inputs] == ["rows"]
+    assert tflite_reader.read(model_with(lambda model: None, tflite.blocks())).operators == facts.operators
+    with refused("bundle-graph"):
+        tflite_reader.read(model_with(change, tflite.blocks()))
 
 
 @pytest.mark.parametrize(

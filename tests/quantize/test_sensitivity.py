@@ -16,7 +16,7 @@ from scipy import special, stats
 from edgekit.quantize import sensitivity
 from edgekit.quantize.calibration import runner
 from edgekit.quantize.graphs import linears, load, save
-from edgekit.quantize.methods import dynamic, static
+from edgekit.quantize.methods import dynamic, dynamic_rows_int4, static
 from edgekit.quantize.sensitivity import Sensitivity, rank, revert
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import silent
@@ -132,6 +132,33 @@ class Recorder:
         (out / "weights" / "x").write_text("x")
         (out / "model.onnx").write_text("\n".join(settings.keep_float))
         return GraphSet("t", "single", (Graph(None, out / "model.onnx", "recorded"),), out)
+
+
+def test_layers_of_4_bits_go_back_to_int8(tmp_path, monkeypatch):
+    """The setting that the method names gets the layers of the ranking, beside the user's; layers in float stay as they are."""
+    monkeypatch.setattr(sensitivity, "rank", lambda *_: [Sensitivity(name, 1.0) for name in ("a", "b", "c", "d")])
+    method = Recorder()
+    method.REVERTS_TO = "keep_int8"
+    settings = Quantization(keep_float=("f",), keep_int8=("i",))
+    results = []
+
+    def good(_):
+        results.append(method.asked[-1])
+        return len(method.asked[-1].keep_int8) >= 4
+
+    assert revert(method, UNREAD, None, settings, good, tmp_path, silent)
+    assert {asked.keep_float for asked in results} == {("f",)}
+    accepted = min((asked.keep_int8 for asked in results if len(asked.keep_int8) >= 4), key=len)
+    assert accepted == ("a", "b", "c", "i")
+
+
+def test_layers_of_4_bits_are_ranked_against_float():
+    found = rank(dynamic_rows_int4, spoiled(), calibration_of("bert"), Quantization(keep_int8=("*.layer.0.*",)), silent)
+    names = [s.layer for s in found]
+    assert len(names) == 5
+    assert not any(".0." in name for name in names)
+    assert found[0].layer == FIRST
+    assert found[0].damage > 2 * found[1].damage > 0
 
 
 @pytest.mark.parametrize("layers", range(1, 10))

@@ -206,6 +206,22 @@ def test_int8_that_mostly_ran_in_int8_is_not(executed):
 
 
 @pytest.mark.parametrize(
+    "executed", ["int8", "int8 9/11 linears", "float32", "int4 1/11 linears", "int4 2/11 int8 3/11 linears"]
+)
+def test_int4_that_ran_in_int8_or_in_float_is_refused(executed):
+    made = [trial("dynamic_rows_int4", p50_ms=1, executed=executed), trial("float32", p50_ms=9)]
+    winner, _, judged = choose(made, target(), "accuracy", 0.9)
+    assert winner == 1
+    assert judged[0].verdict == f"refused: its linear layers ran in {executed}, expected int4"
+
+
+@pytest.mark.parametrize("executed", ["int4", "int4 6/11 linears", "int4 2/11 int8 7/11 linears"])
+def test_int4_with_some_layers_in_int8_is_not(executed):
+    made = [trial("dynamic_rows_int4", p50_ms=1, executed=executed), trial("float32", p50_ms=9)]
+    assert choose(made, target(), "accuracy", 0.9)[0] == 0
+
+
+@pytest.mark.parametrize(
     ("method", "executed"), [("float16", "float32"), ("weight_only", "float32"), ("bfloat16", "bfloat16")]
 )
 def test_other_methods_may_run_in_float(method, executed):
@@ -218,6 +234,9 @@ def test_other_methods_may_run_in_float(method, executed):
 def test_words_for_what_was_executed():
     assert backends.summary(["int8"] * 3) == "int8"
     assert backends.summary(["int8"] * 3 + ["float32"]) == "int8 3/4 linears"
+    assert backends.summary(["int4"] * 2) == "int4"
+    assert backends.summary(["int4", "float32", "int4"]) == "int4 2/3 linears"
+    assert backends.summary(["int4", "int8"]) == "int4 1/2 int8 1/2 linears"
     assert backends.summary(["float32"] * 2) == "float32"
     assert backends.summary(["bfloat16"] * 2 + ["float32"]) == "bfloat16"
     assert backends.summary([]) == "unknown"

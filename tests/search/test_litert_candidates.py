@@ -84,5 +84,60 @@ def test_an_operator_that_the_writer_does_not_know(tmp_path, tiny_model, tiny_sa
         build_for(tmp_path / "alone", tiny_model, tiny_samples, ("litert",))
 
 
+# ---- weights of 4 bits
+
+INT4 = ("dynamic_rows", "dynamic_rows_int4")
+
+
+def test_int4_races_inside_the_budget(tmp_path, tiny_model, tiny_samples):
+    bundle = build_for(tmp_path, tiny_model, tiny_samples, ("litert",), "[budget]\naccuracy_drop = 0.9", INT4)
+    raced = {trial.method: trial for trial in bundle.manifest.trials}
+    assert set(raced) == set(INT4)
+    assert raced["dynamic_rows_int4"].executed == "int4 9/11 linears"
+    assert not raced["dynamic_rows_int4"].verdict.startswith(("over budget", "refused"))
+    assert raced["dynamic_rows_int4"].changed >= raced["dynamic_rows"].changed
+    # Half a byte less for each weight, less two bytes for each 32 of them; other tables and assets are the same.
+    (graph,) = [name for name in bundle.manifest.files if name.endswith(".tflite")]
+    assert raced["dynamic_rows_int4"].size_mb < raced["dynamic_rows"].size_mb - 0.02, graph
+    assert not [note for note in bundle.manifest.notes if "int4" in note]
+
+
+def test_int4_over_the_budget_costs_no_ranking(tmp_path, tiny_model, tiny_samples):
+    """Without a limit on the size there is nothing to win by a mixture with INT8. Random weights bear 16 levels badly."""
+    steps = []
+    target = small.target(tmp_path / "own.toml", INT4, ("litert",), "threads = 1\n[budget]\naccuracy_drop = 0.02")
+    out = tmp_path / "out"
+    result = small.build(
+        tiny_model,
+        samples=tiny_samples.train,
+        eval=tiny_samples.dev,
+        out=out,
+        target=target,
+        progress=lambda *step: steps.append(step[0]),
+    )
+    manifest = open_bundle(out).manifest
+    assert [variant.method for variant in manifest.variants] == ["dynamic_rows"]
+    raced = {trial.method: trial for trial in result.bundle.manifest.trials}
+    assert raced["dynamic_rows_int4"].verdict.startswith("over budget: accuracy_drop")
+    assert [note for note in manifest.notes if "'dynamic_rows_int4' in INT8 were not searched" in note]
+    assert "rank layers" not in steps
+
+
+def test_the_most_sensitive_layers_of_int4_stay_int8_where_the_size_counts(tmp_path, tiny_model, tiny_samples):
+    limits = "[budget]\naccuracy_drop = 0.02\nsize_mb = 100"
+    bundle = build_for(tmp_path, tiny_model, tiny_samples, ("litert",), limits, INT4)
+    in_blocks = [trial for trial in bundle.manifest.trials if trial.method == "dynamic_rows_int4"]
+    whole, mixed = sorted(in_blocks, key=lambda trial: trial.size_mb)
+    (int8,) = (trial for trial in bundle.manifest.trials if trial.method == "dynamic_rows")
+    assert whole.executed == "int4 9/11 linears"
+    assert whole.verdict.startswith("over budget")
+    counts = [int(share.partition("/")[0]) for share in mixed.executed.split()[1::2]]
+    assert mixed.executed == f"int4 {counts[0]}/11 int8 {counts[1]}/11 linears"
+    assert sum(counts) == 9
+    assert mixed.drop <= 0.02
+    assert mixed.in_float == 0
+    assert whole.size_mb < mixed.size_mb < int8.size_mb
+
+
 def test_formats_of_graphs():
     assert {name for name in backends.names() if backends.get(name).GRAPH == ".tflite"} == {"litert"}

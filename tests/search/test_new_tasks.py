@@ -167,10 +167,14 @@ def test_every_method_is_measured_on_its_backends(built):
         ("dynamic", "onnxruntime"),
         ("float32", "litert"),
         ("dynamic_rows", "litert"),
+        ("dynamic_rows_int4", "litert"),
     }
     for trial in manifest.trials:
-        assert trial.executed.startswith("float32" if trial.method == "float32" else "int8")
-        assert trial.changed == 0 if trial.method == "float32" else abs(trial.drop) < 0.3
+        kind = {"float32": "float32", "dynamic_rows_int4": "int4"}.get(trial.method, "int8")
+        assert trial.executed.startswith(kind)
+        # Random weights bear 16 levels badly; the budget keeps such a candidate out.
+        if trial.method != "dynamic_rows_int4":
+            assert trial.changed == 0 if trial.method == "float32" else abs(trial.drop) < 0.3
     assert "have 1 tokens" not in " ".join(manifest.notes)
 
 

@@ -1,7 +1,8 @@
 """Writer of TensorFlow Lite files for the runtime LiteRT, from cleaned ONNX graphs.
 
-A graph in float32 or of the method ``dynamic_rows`` is lowered operator by operator. One graph serves rows of all
-lengths: the caller resizes its inputs. No tensor becomes dynamic, so that XNNPACK takes the operators that cost time.
+A graph in float32, or of a method of the family ``dynamic_rows``, is lowered operator by operator. One graph serves
+rows of all lengths: the caller resizes its inputs. No tensor becomes dynamic, so that XNNPACK takes the operators that
+cost time.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import onnx_ir as ir
 from edgekit.quantize.graphs import discard, load
 from edgekit.quantize.litert import _arithmetic, _images, _layers, _normalization, _parts, _shapes
 from edgekit.quantize.litert._file import File
-from edgekit.quantize.litert._fuse import fuse
+from edgekit.quantize.litert._fuse import fold_scales, fuse
 from edgekit.quantize.litert._lowering import Lowering, narrow_type, table
 from edgekit.quantize.litert._sizes import observe
 from edgekit.spec.errors import QuantizeError
 from edgekit.spec.graph import GraphSet
 from edgekit.spec.tensor import Signature
 
-__all__ = ["SUFFIX", "convert", "write"]
+__all__ = ["SUFFIX", "convert", "fold_scales", "write"]
 
 SUFFIX = ".tflite"
 """End of the file names of TensorFlow Lite files."""

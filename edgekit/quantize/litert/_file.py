@@ -22,7 +22,15 @@ __all__ = ["File", "schema"]
 
 _IDENTIFIER = b"TFL3"
 _VERSION = 3
-_TYPES = {"float32": "FLOAT32", "int32": "INT32", "int8": "INT8", "uint8": "UINT8", "bool": "BOOL"}
+_TYPES = {
+    "float32": "FLOAT32",
+    "float16": "FLOAT16",
+    "int32": "INT32",
+    "int8": "INT8",
+    "int4": "INT4",
+    "uint8": "UINT8",
+    "bool": "BOOL",
+}
 _LARGEST = 2**31 - 2**20  # A flatbuffer has 32-bit offsets; a runtime maps no larger one.
 
 
@@ -86,6 +94,11 @@ def _bytes_of(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
+def _digest(array: np.ndarray) -> bytes:
+    """Return the sha256 of the bytes of an array."""
+    return hashlib.sha256(_bytes_of(array)).digest()
+
+
 class File:
     """A model with one subgraph that is being written.
 
@@ -139,24 +152,53 @@ class File:
             scales: Scales of symmetric INT8 values, float32, one for each index of axis 0.
             name: Name; by default that of its place.
         """
-        digest = hashlib.sha256(_bytes_of(array)).digest()
         scale_data = b"" if scales is None else scales.astype(np.float32).tobytes()
-        identity = (digest, array.shape, array.dtype.str, scale_data)
+        identity = (_digest(array), array.shape, array.dtype.name, scale_data)
         if identity in self._constants:
             return self._constants[identity]
-        number = self.tensor(array.shape, array.dtype, name)
-        tensor = self._graph.tensors[number]
-        if digest not in self._buffers:
-            self._size += array.nbytes
-            self._buffers[digest] = len(self._model.buffers)
-            self._model.buffers.append(_Buffer(array))
-        tensor.buffer = self._buffers[digest]
+        number = self._constant(array.shape, array.dtype, array, name)
         if scales is not None:
-            tensor.quantization = schema().QuantizationParametersT()
-            tensor.quantization.scale = scales.astype(np.float32)
-            tensor.quantization.zeroPoint = np.zeros(len(scales), np.int64)
-            tensor.quantization.quantizedDimension = 0
+            quantization = schema().QuantizationParametersT()
+            quantization.scale = scales.astype(np.float32)
+            quantization.zeroPoint = np.zeros(len(scales), np.int64)
+            quantization.quantizedDimension = 0
+            self._graph.tensors[number].quantization = quantization
         self._constants[identity] = number
+        return number
+
+    def blocks(self, array: np.ndarray, scales: np.ndarray, name: str = "") -> int:
+        """Add a constant of INT4 values in blocks, and return its number.
+
+        Args:
+            array: Values, int4 ``[outputs, inputs]``; two are stored in a byte, the first in its lower half.
+            scales: Scales, float16 ``[outputs, blocks]``; the blocks divide the inputs into equal parts.
+            name: Name; by default that of its place.
+        """
+        pairs = array.astype(np.uint8).reshape(-1, 2) & 15
+        data = pairs[:, 0] | pairs[:, 1] << 4
+        identity = (_digest(data), array.shape, array.dtype.name, scales.tobytes())
+        if identity not in self._constants:
+            number = self._constant(array.shape, array.dtype, data, name)
+            details = schema().BlockwiseQuantizationT()
+            details.scales = self.constant(scales)
+            details.zeroPoints = -1  # All zero points are 0.
+            details.blockSize = array.shape[1] // scales.shape[1]
+            quantization = schema().QuantizationParametersT()
+            quantization.detailsType = schema().QuantizationDetails.BlockwiseQuantization
+            quantization.details = details
+            self._graph.tensors[number].quantization = quantization
+            self._constants[identity] = number
+        return self._constants[identity]
+
+    def _constant(self, shape: Sequence[int], dtype: np.dtype[Any], data: np.ndarray, name: str) -> int:
+        """Add a tensor with data as they are stored, and return its number. Equal data are stored once."""
+        number = self.tensor(shape, dtype, name)
+        digest = _digest(data)
+        if digest not in self._buffers:
+            self._size += data.nbytes
+            self._buffers[digest] = len(self._model.buffers)
+            self._model.buffers.append(_Buffer(data))
+        self._graph.tensors[number].buffer = self._buffers[digest]
         return number
 
     def operator(

@@ -21,7 +21,7 @@ from edgekit.quantize.litert._fuse_images import DOMAIN, drop_expansions, drop_o
 from edgekit.quantize.litert._lowering import MOST_PARTS, permutation
 from edgekit.quantize.litert._sizes import Observed
 
-__all__ = ["fuse"]
+__all__ = ["fold_scales", "fuse"]
 
 
 def fuse(model: ir.Model, observed: Observed) -> None:
@@ -148,7 +148,7 @@ def fuse_linears(graph: ir.Graph) -> int:
 
 
 def _is_weight(value: ir.Value | None) -> bool:
-    """Return whether a value is a constant matrix, in float32 or behind a DequantizeLinear per column."""
+    """Return whether a value is a constant matrix: in float32, INT8 with a scale per column, or INT4 in blocks."""
     node = find_producer(value, "DequantizeLinear")
     if node is None:
         array = constant(value)
@@ -156,10 +156,15 @@ def _is_weight(value: ir.Value | None) -> bool:
     integers = constant(node.inputs[0])
     scale = constant(node.inputs[1])
     zero_point = constant(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(1)
-    if integers is None or scale is None or zero_point is None or integers.dtype != np.int8:
+    if integers is None or scale is None or zero_point is None or integers.ndim != 2 or zero_point.any():
         return False
-    per_column = integers.ndim == 2 and scale.shape == integers.shape[1:] and node.attributes.get_int("axis", 1) == 1
-    return per_column and not zero_point.any()
+    axis = node.attributes.get_int("axis", 1)
+    block = node.attributes.get_int("block_size", 0)
+    if block:
+        rows, columns = integers.shape
+        in_blocks = rows % block == 0 and scale.shape == (rows // block, columns)
+        return in_blocks and axis == 0 and integers.dtype.name == "int4"
+    return integers.dtype == np.int8 and axis == 1 and scale.shape == integers.shape[1:]
 
 
 def _linear(name: str | None, inputs: list[ir.Value | None], transposed: int) -> ir.Node:

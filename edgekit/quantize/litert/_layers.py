@@ -12,24 +12,33 @@ from edgekit.quantize.litert._sizes import Size
 # The first version with INT8 weights per channel and a float32 activation. Version 8 loads and computes the same, but
 # XNNPACK leaves the operator out without a word.
 _INT8_FULLY_CONNECTED = 9
+_BLOCKS_FULLY_CONNECTED = 13  # The first version with INT4 weights in blocks.
 _INT8_ROWS_LOOKUP = 4  # The first version with a scale for each row.
 
 
 @table.add("FullyConnected", data=(0,))
 def fully_connected(graph: Lowering, node: ir.Node) -> None:
-    """Lower a linear layer. An INT8 weight makes XNNPACK quantize the activation at run time, row by row."""
+    """Lower a linear layer. An INT8 or INT4 weight makes XNNPACK quantize the activation at run time, row by row."""
     x, weight = node.inputs[:2]
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     dequantize = find_producer(weight, "DequantizeLinear")
     array = constant(weight if dequantize is None else dequantize.inputs[0])
     scales = None if dequantize is None else constant(dequantize.inputs[1])
     assert array is not None
-    if not node.attributes["transposed"].as_int():
+    is_transposed = bool(node.attributes["transposed"].as_int())
+    if not is_transposed:
         array = array.T
-    inputs = [graph.tensor(x), graph.file.constant(array, scales)]
+    version = 1 if scales is None else _INT8_FULLY_CONNECTED
+    if scales is not None and scales.ndim == 2:
+        if is_transposed:
+            raise graph.refuse(node, "a weight in blocks along its outputs")
+        version = _BLOCKS_FULLY_CONNECTED
+        weights = graph.file.blocks(array, scales.T.astype(np.float16))
+    else:
+        weights = graph.file.constant(array, scales)
+    inputs = [graph.tensor(x), weights]
     if bias is not None:
         inputs.append(graph.tensor(bias))
-    version = 1 if scales is None else _INT8_FULLY_CONNECTED
     graph.operator(
         "FULLY_CONNECTED", inputs, node, version, keepNumDims=True, asymmetricQuantizeInputs=scales is not None
     )
