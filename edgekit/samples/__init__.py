@@ -44,7 +44,7 @@ from edgekit.samples._files import (
 )
 from edgekit.samples._header import is_header
 from edgekit.samples._memory import RowTable, collect, collect_all, hash_rows
-from edgekit.samples._packed import pack
+from edgekit.samples._packed import PackedList, pack
 from edgekit.samples._records import iterate_records
 from edgekit.samples._rows import Sample, Samples, pack_rows
 from edgekit.spec.errors import SamplesError, UsageError
@@ -123,8 +123,8 @@ def read(
     folder = file if kind == "folder" else file.parent
     has_names = kind in ("json", "jsonl", "folder")
     reader = _Reader(str(file), named, tuple(slices), partial(modality.read, folder=folder), has_names)
-    rows, chosen = _read_rows(records, reader, modality)
     content = [record for _, record in records] if kind == "folder" else hash_file(file)
+    rows, chosen = _read_rows(records, reader, modality)
     parts: list[object] = [content, sorted(chosen.items())]
     if modality.reads_files:
         # The files that rows name may change while the table stays the same.
@@ -190,7 +190,7 @@ class _Reader:
 def _read_rows(
     records: Sequence[tuple[str, Mapping[str, object]]], reader: _Reader, modality: Modality
 ) -> tuple[Sequence[Sample], dict[str, str]]:
-    """Return the rows of records, and the resolved column name by role.
+    """Return the rows of records, which are used up if they are packed, and the resolved column name by role.
 
     Raises:
         SamplesError: If there is no record, a column is missing, or a record is not a sample.
@@ -206,7 +206,8 @@ def _read_rows(
     has_names = has_names or is_header(columns, (record for _, record in records))
     chosen = resolve_columns(columns, reader.named, where, roles, has_names)
     check_slices(reader.slices, columns, chosen, where)
-    rows = pack_rows(_read_sample(record, chosen, reader, place) for place, record in records)
+    remaining = records.drain() if isinstance(records, PackedList) else records
+    rows = pack_rows(_read_sample(record, chosen, reader, place) for place, record in remaining)
     for name in reader.slices:
         check_values(name, [row.slices[name] for row in rows], where)
     return rows, chosen

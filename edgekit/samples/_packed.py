@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, overload
 
-__all__ = ["FEWEST", "PackedList", "View", "pack"]
+__all__ = ["FEWEST", "PackedList", "pack"]
 
 FEWEST = 4096
 """Number of values from which on they are compressed."""
@@ -52,6 +52,7 @@ class PackedList(Sequence[Value], Generic[Value]):
             dump: Function from a value to plain data. A block with other data, e.g. an image, stays as it is.
             load: Its inverse.
         """
+        self._dump = dump
         self._load = load
         self._blocks: list[bytes | list[Any]] = []
         self._count = 0
@@ -63,6 +64,25 @@ class PackedList(Sequence[Value], Generic[Value]):
                 self._blocks.append(zlib.compress(marshal.dumps(block), _LEVEL))
             except ValueError:
                 self._blocks.append(block)
+
+    def parts(self, load: Callable[[Any], Part]) -> PackedList[Part]:
+        """Return the same blocks with another function from plain data to a value, e.g. to the input of a row."""
+        parts = PackedList((), self._dump, load)
+        parts._blocks = self._blocks
+        parts._count = self._count
+        return parts
+
+    def take(self, places: Sequence[int]) -> Sequence[Value]:
+        """Return the values at some places. They stay compressed."""
+        return _Taken(self, places)
+
+    def drain(self) -> Iterator[Value]:
+        """Yield the values, each block for the last time: its memory is free afterwards."""
+        for index in range(len(self._blocks)):
+            data = self._data(index)
+            self._blocks[index] = []
+            yield from map(self._load, data)
+        self._count = 0
 
     def _data(self, index: int) -> list[Any]:
         """Return the plain data of a block."""
@@ -102,50 +122,30 @@ class PackedList(Sequence[Value], Generic[Value]):
     __hash__ = None  # type: ignore[assignment]
 
 
-class View(Sequence[Part], Generic[Part]):
-    """A part of each value of a sequence, e.g. the input of each row. Parts are made while they are read."""
+class _Taken(Sequence[Value], Generic[Value]):
+    """The values of a sequence at some places, made while they are read."""
 
-    def __init__(self, values: Sequence[Any], part: Callable[[Any], Part], places: Sequence[int] | None = None) -> None:
-        """Create a view.
-
-        Args:
-            values: Values that stay as they are.
-            part: Function from a value to its part.
-            places: Indices of the values; None for all of them in their order.
-        """
+    def __init__(self, values: Sequence[Value], places: Sequence[int]) -> None:
         self._values = values
-        self._part = part
         self._places = places
 
-    def take(self, places: Sequence[int]) -> View[Part]:
-        """Return a view of the parts at some places."""
-        if self._places is not None:
-            places = [self._places[place] for place in places]
-        return View(self._values, self._part, places)
+    def take(self, places: Sequence[int]) -> Sequence[Value]:
+        """Return the values at some places."""
+        return _Taken(self._values, [self._places[place] for place in places])
 
     def __len__(self) -> int:
-        """Return the number of parts."""
-        return len(self._values if self._places is None else self._places)
+        return len(self._places)
 
     @overload
-    def __getitem__(self, index: int) -> Part: ...
+    def __getitem__(self, index: int) -> Value: ...
     @overload
-    def __getitem__(self, index: slice) -> Sequence[Part]: ...
-    def __getitem__(self, index: int | slice) -> Part | Sequence[Part]:
-        """Return a part, or those of a slice as a list."""
+    def __getitem__(self, index: slice) -> Sequence[Value]: ...
+    def __getitem__(self, index: int | slice) -> Value | Sequence[Value]:
         if isinstance(index, slice):
-            return [self[place] for place in range(len(self))[index]]
-        place = range(len(self))[index]
-        return self._part(self._values[place if self._places is None else self._places[place]])
-
-    def __iter__(self) -> Iterator[Part]:
-        """Yield the parts."""
-        if self._places is None:
-            return map(self._part, self._values)
-        return (self[place] for place in range(len(self)))
+            return [self._values[place] for place in self._places[index]]
+        return self._values[self._places[index]]
 
     def __eq__(self, other: object) -> bool:
-        """Return whether another sequence has equal parts."""
         return _is_equal(self, other)
 
     __hash__ = None  # type: ignore[assignment]

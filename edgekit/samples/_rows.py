@@ -6,9 +6,10 @@ import hashlib
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
-from edgekit.samples._packed import PackedList, View, pack
+from edgekit.samples._packed import PackedList, pack
 from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import UsageError
 from edgekit.spec.protocols import Input, Modality, Task
@@ -63,9 +64,9 @@ class Samples:
 
     @property
     def inputs(self) -> Sequence[Input]:
-        """Inputs of all rows: a list, or where rows are held compressed, a view of them."""
+        """Inputs of all rows: a list, or where rows are held compressed, a sequence that makes them."""
         if isinstance(self.rows, PackedList):
-            return View(self.rows, _input_of)
+            return self.rows.parts(itemgetter(0))
         return [row.input for row in self.rows]
 
     def contents(self, modality: Modality) -> Iterator[bytes]:
@@ -82,7 +83,9 @@ class Samples:
         """
         truth = task.parse_truth(self.rows, self.where)
         task.modality.check(self.inputs, self.where)
-        keys = [row.content for row in self.rows if row.content is not None]
+        keys: list[bytes] = []
+        if task.modality.reads_files:
+            keys = [row.content for row in self.rows if row.content is not None]
         return Evaluation(task, self.inputs, truth.values, keys, truth.notes)
 
     def take(self, count: int, seed: int) -> Samples:
@@ -111,18 +114,14 @@ def pack_rows(rows: Iterable[Sample]) -> Sequence[Sample]:
     """Return rows as a tuple, or compressed if there are many."""
     labels: dict[object, object] = {}
 
-    def load(data: Any) -> Sample:
-        value, label, *others = data
+    def load(data: tuple[Any, ...]) -> Sample:
+        value, label, slices, empty, others, content = data
         if isinstance(label, str) and (label in labels or len(labels) < _MOST_SHARED):
             label = labels.setdefault(label, label)  # Equal labels are one object: rows with it refer to it.
-        return Sample(value, label, *others)
+        return Sample(value, label, slices, empty, others, content)
 
     return pack(rows, _dump, load)
 
 
 def _dump(row: Sample) -> tuple[object, ...]:
     return row.input, row.label, row.slices, row.empty, row.others, row.content
-
-
-def _input_of(row: Sample) -> Input:
-    return row.input
