@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -41,7 +42,7 @@ class Answers:
         times_ms: Latency of single calls in milliseconds: all rows, or a random choice of ``MOST_TIMED``.
         truncated: Number of inputs that are longer than the model's maximum.
         memory_mb: Peak resident memory of the process after all single calls, in MiB.
-        note: How the rows ran, one sentence, if not all of them had to run alone; otherwise empty.
+        note: Sentence on how the rows ran; empty if there are few.
     """
 
     outputs: PackedRows
@@ -77,53 +78,82 @@ def answer_rows(worker: Worker, side: BundleUnderTest, inputs: Sequence[Input], 
         OutputError: If an output is not finite; the message has the number of the row.
         BackendError: If the process ends, or the clock goes backwards.
     """
-    variant = side.bundle.manifest.variants[worker.variant_index()]
-    timed: Sequence[int] = range(len(inputs))
+    plan = _make_plan(side, side.bundle.manifest.variants[worker.variant_index()], inputs)
+    run = _Run(worker, inputs, progress)
+    times_ms = run.answer(plan.timed, _INPUTS_PER_REQUEST)
+    run.answer(plan.longest, _INPUTS_PER_REQUEST)
+    memory_mb = worker.memory_mb()
+    run.answer(plan.shared, _WINDOW, batched=True)
+    return Answers(run.outputs, times_ms, run.truncated, memory_mb, plan.note)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How rows run.
+
+    Attributes:
+        timed: Rows that run alone and are timed.
+        longest: Rows that run alone because they are the longest of the others.
+        shared: Rows that share calls.
+        note: Sentence for the user; empty if there are few rows.
+    """
+
+    timed: Sequence[int]
     longest: Sequence[int] = ()
-    others: Sequence[int] = ()
-    note = ""
-    if len(inputs) > MOST_TIMED:
-        reason = why_alone(variant)
-        if reason:
-            note = f"All {len(inputs):,} rows ran one by one: {reason}."
-        else:
-            timed, longest, others = _divide(side, inputs)
-            note = (
-                f"{len(others):,} of {len(inputs):,} rows shared calls, and latency is that of {len(timed):,} random "
-                f"rows that ran alone. By the build, answers in lists have the same labels as those to single rows, "
-                f"and outputs within {variant.lists.allowed if variant.lists else 0:g} of their range."
-            )
-    outputs = PackedRows(len(inputs))
-    times_ms: list[float] = []
-    truncated = 0
-    done = 0
-    memory_mb = 0.0
-    for places, batched in ((timed, False), (longest, False), (others, True)):
-        if batched:
-            memory_mb = worker.memory_mb()
-        for part in _cut(places, _WINDOW if batched else _INPUTS_PER_REQUEST):
-            try:
-                answered = worker.answer(take(inputs, part), batched=batched)
-            except (InputError, OutputError) as problem:
-                raise _name_row(worker, inputs, part, problem) from problem
-            outputs.put(part, answered.rows)
-            truncated += answered.truncated
-            if places is timed:
-                times_ms += answered.times_ms
-            done += len(part)
-            progress("evaluate", done, len(inputs))
-    return Answers(outputs, times_ms, truncated, memory_mb, note)
+    shared: Sequence[int] = ()
+    note: str = ""
 
 
-def _divide(side: BundleUnderTest, inputs: Sequence[Input]) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
-    """Return the rows that are timed alone, the longest of the others, and the remaining rows, each in order."""
-    chosen = np.sort(np.random.default_rng(0).permutation(len(inputs))[:MOST_TIMED])
-    rest = np.setdiff1d(np.arange(len(inputs)), chosen)
-    longest = rest[:0]
+def _make_plan(side: BundleUnderTest, variant: Variant, inputs: Sequence[Input]) -> _Plan:
+    """Return how the rows run."""
+    count = len(inputs)
+    every = range(count)
+    if count <= MOST_TIMED:
+        return _Plan(every)
+    reason = why_alone(variant)
+    if reason or variant.lists is None:
+        return _Plan(every, note=f"All {count:,} rows ran one by one: {reason}.")
+    timed = np.sort(np.random.default_rng(0).permutation(count)[:MOST_TIMED])
+    others = np.setdiff1d(every, timed)
+    longest = others[:0]
     if any(signature.varying for signature in side.bundle.manifest.signatures):
-        sizes = np.fromiter((len(side.task.modality.content(value)) for value in inputs), np.int64, len(inputs))
-        longest = np.sort(rest[np.argsort(-sizes[rest], kind="stable")[:_LONGEST_ROWS]])
-    return chosen, longest, np.setdiff1d(rest, longest)
+        sizes = np.fromiter((len(side.task.modality.content(value)) for value in inputs), np.int64, count)
+        longest = np.sort(others[np.argsort(-sizes[others], kind="stable")[:_LONGEST_ROWS]])
+    shared = np.setdiff1d(others, longest)
+    note = (
+        f"{len(shared):,} of {count:,} rows shared calls, and latency is that of {len(timed):,} random rows that ran "
+        "alone. By the build, answers in lists have the same labels as those to single rows, and outputs within "
+        f"{variant.lists.allowed:g} of their range."
+    )
+    # Arrays are sequences in all but their type.
+    return _Plan(*cast("tuple[Sequence[int], Sequence[int], Sequence[int]]", (timed, longest, shared)), note)
+
+
+class _Run:
+    """A run of all rows: what is known of them so far."""
+
+    def __init__(self, worker: Worker, inputs: Sequence[Input], progress: Progress) -> None:
+        self._worker = worker
+        self._inputs = inputs
+        self._progress = progress
+        self._done = 0
+        self.outputs = PackedRows(len(inputs))
+        self.truncated = 0
+
+    def answer(self, places: Sequence[int], size: int, *, batched: bool = False) -> list[float]:
+        """Answer rows in requests of a size, and return the time of each call with one row in milliseconds."""
+        times_ms: list[float] = []
+        for part in _cut(places, size):
+            try:
+                answered = self._worker.answer(take(self._inputs, part), batched=batched)
+            except (InputError, OutputError) as problem:
+                raise _name_row(self._worker, self._inputs, part, problem) from problem
+            self.outputs.put(part, answered.rows)
+            self.truncated += answered.truncated
+            times_ms += answered.times_ms
+            self._done += len(part)
+            self._progress("evaluate", self._done, len(self._inputs))
+        return times_ms
 
 
 def _cut(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:

@@ -25,7 +25,7 @@ from edgekit.runtime.stand_in import is_stand_in
 from edgekit.spec.errors import InputError, UsageError
 from edgekit.spec.manifest import Variant
 from edgekit.spec.progress import Progress, silent
-from edgekit.spec.protocols import Arrays, Encoded, HasLimit, Input, Runs, Task
+from edgekit.spec.protocols import Arrays, HasLimit, Input, Runs, Task
 from edgekit.spec.tensor import Signature, merge_signatures
 
 __all__ = ["Session", "SessionInfo"]
@@ -267,40 +267,6 @@ class Session:
         if not rows:
             return []
         return self._runner.run([row.arrays for row in self._task.preprocess(rows)], alone=not batched)
-
-    @counted
-    def answer(self, value: Input) -> tuple[Any, Arrays, bool]:
-        """Predict one input as a call does, for evaluation.
-
-        Args:
-            value: Input as for a call with one.
-
-        Returns:
-            The task's answer, the raw outputs by name without a batch axis, and whether the input was truncated.
-
-        Raises:
-            InputError: If the input is refused, or is a list.
-            OutputError: If an output is not finite.
-        """
-        if list_of(value) is not None:
-            raise InputError("answer() was called with a list, expected one input.", code="input-type")
-        if not self._has_warned:
-            self._warn_form([value])
-        encoded = self._task.preprocess([value])
-        outputs = self._runner.run([encoded[0].arrays], alone=True)
-        return self._task.postprocess(outputs, encoded)[0], outputs[0], encoded[0].truncated
-
-    @counted
-    def encode(self, inputs: Sequence[Input]) -> list[Encoded]:
-        """Return inputs as the task encodes them. Their arrays are rows for :meth:`run_rows`.
-
-        Args:
-            inputs: Inputs as for a call with a list.
-
-        Raises:
-            InputError: If an input is refused.
-        """
-        return list(self._task.preprocess(list(inputs)))
 
     @counted
     def run_rows(self, rows: Sequence[Arrays], *, alone: bool = True) -> list[Arrays]:

@@ -123,9 +123,11 @@ def read(
     folder = file if kind == "folder" else file.parent
     has_names = kind in ("json", "jsonl", "folder")
     reader = _Reader(str(file), named, tuple(slices), partial(modality.read, folder=folder), has_names)
-    content = [record for _, record in records] if kind == "folder" else hash_file(file)
+    file_names: list[object] = []
+    if kind == "folder":
+        file_names += [record for _, record in records]
     rows, chosen = _read_rows(records, reader, modality)
-    parts: list[object] = [content, sorted(chosen.items())]
+    parts: list[object] = [file_names or hash_file(file), sorted(chosen.items())]
     if modality.reads_files:
         # The files that rows name may change while the table stays the same.
         rows = pack_rows(replace(row, content=modality.content(row.input)) for row in rows)

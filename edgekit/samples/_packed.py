@@ -32,7 +32,7 @@ def pack(
     Args:
         values: Values, read once.
         dump: Function from a value to plain data: text, numbers, None, lists, tuples and dicts.
-        load: Its inverse.
+        load: Function from plain data to a value, the inverse of ``dump``.
     """
     iterator = iter(values)
     few = tuple(itertools.islice(iterator, FEWEST))
@@ -50,9 +50,8 @@ class PackedList(Sequence[Value], Generic[Value]):
         Args:
             values: Values, read once.
             dump: Function from a value to plain data. A block with other data, e.g. an image, stays as it is.
-            load: Its inverse.
+            load: Function from plain data to a value, the inverse of ``dump``.
         """
-        self._dump = dump
         self._load = load
         self._blocks: list[bytes | list[Any]] = []
         self._count = 0
@@ -67,7 +66,7 @@ class PackedList(Sequence[Value], Generic[Value]):
 
     def parts(self, load: Callable[[Any], Part]) -> PackedList[Part]:
         """Return the same blocks with another function from plain data to a value, e.g. to the input of a row."""
-        parts = PackedList((), self._dump, load)
+        parts: PackedList[Part] = PackedList((), load, load)
         parts._blocks = self._blocks
         parts._count = self._count
         return parts
@@ -154,4 +153,4 @@ class _Taken(Sequence[Value], Generic[Value]):
 def _is_equal(values: Sequence[Any], other: object) -> bool:
     if not isinstance(other, Sequence) or isinstance(other, (str, bytes)) or len(values) != len(other):
         return False
-    return all(mine == theirs for mine, theirs in zip(values, other, strict=True))
+    return all(first == second for first, second in zip(values, other, strict=True))

@@ -79,7 +79,9 @@ class Evaluation:
         if not self.repeats:
             return self
         distinct = self.take(self.places)
-        merged = {group[0]: self.task.merge_truth([self.truth[row] for row in group]) for group in self.repeats}
+        merged = {}
+        for group in self.repeats:
+            merged[group[0]] = self.task.merge_truth([self.truth[row] for row in group])
         truth: Any = distinct.truth.copy() if isinstance(distinct.truth, np.ndarray) else list(distinct.truth)
         for index, place in enumerate(self.places):
             if place in merged:

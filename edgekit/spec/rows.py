@@ -185,10 +185,10 @@ class PackedRows(Sequence[Arrays]):
         columns = self.columns
         if columns is None:
             return [self[place] for place in places]
-        taken = PackedRows(len(places))
+        rows = PackedRows(len(places))
         indices = np.asarray(places, np.intp)
-        taken.put(range(len(places)), {name: values[indices] for name, values in columns.items()})
-        return taken
+        rows.put(range(len(places)), {name: values[indices] for name, values in columns.items()})
+        return rows
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -233,8 +233,8 @@ def take(values: Sequence[Value], places: Sequence[int]) -> Sequence[Value]:
         return values
     if isinstance(values, np.ndarray):
         return cast("Sequence[Value]", values[np.asarray(places, np.intp)])
-    if callable(taken := getattr(values, "take", None)):
-        return cast("Sequence[Value]", taken(places))
+    if callable(take_rows := getattr(values, "take", None)):
+        return cast("Sequence[Value]", take_rows(places))
     return [values[place] for place in places]
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from edgekit.bundle.signature import Trust
 from edgekit.bundle.trust import open_bundle, open_written
 from edgekit.machine.cpu import memory_mb
+from edgekit.runtime import evaluation
 from edgekit.runtime.load import load_checked
 from edgekit.runtime.session import Session
 from edgekit.spec import errors
@@ -156,15 +157,13 @@ def _answer(session: Session, inputs: Sequence[Input], batched: bool) -> dict[st
     """Return the outputs of inputs, how many were truncated, and the milliseconds of each call with a single input."""
     times_ms: list[float] = []
     if batched:
-        encoded = session.encode(inputs)
-        rows = session.run_rows([row.arrays for row in encoded], alone=False)
-        truncated = sum(row.truncated for row in encoded)
+        rows, truncated = evaluation.answer_list(session, inputs)
     else:
         rows = []
         truncated = 0
         for value in inputs:
             start_s = time.perf_counter()
-            _, outputs, is_truncated = session.answer(value)
+            _, outputs, is_truncated = evaluation.answer_one(session, value)
             times_ms.append(_elapsed_s(start_s) * 1e3)
             rows.append(outputs)
             truncated += is_truncated

@@ -145,7 +145,8 @@ def test_scores_and_truncated_rows_are_those_of_single_calls(float32_ort, tiny_s
 def test_an_error_names_the_row(place, float32_ort, few, tiny_samples, monkeypatch):
     texts = [row["text"] for row in tiny_samples.rows[:120]]
     texts[place] = 7
-    monkeypatch.setattr(answers, "_divide", lambda side, inputs: (range(30), range(0), range(30, 120)))
+    plan = answers._Plan(range(30), (), range(30, 120))
+    monkeypatch.setattr(answers, "_make_plan", lambda *_: plan)
     with refused("input-type", f"Row {place + 1} of the samples: ") as caught:
         answer(float32_ort, texts)
     assert isinstance(caught.value, InputError)
