@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import refused
 
@@ -37,6 +38,7 @@ def same(value):
 # ---- lists
 
 
+@settings(deadline=None)
 @given(st.lists(PLAIN, max_size=12))
 def test_packed_values_are_the_values(values):
     block, _packed._BLOCK = _packed._BLOCK, 4
@@ -89,6 +91,7 @@ CASES = {
     "s.jsonl": "\n".join(json.dumps({"text": f"text {i}", "label": "ab"[i % 2], "more": i}) for i in range(23)),
     "s.json": json.dumps([{"text": f"text {i}", "label": i % 3} for i in range(23)]),
     "s.csv": "text,label,lang\n" + "".join(f"text {i},{'ab'[i % 2]},{'de' if i % 3 else 'en'}\n" for i in range(23)),
+    "s.tsv": "text\tlabel\n" + "".join(f'a "text" {i}\t{i % 2}\n' for i in range(23)),
     "pairs.jsonl": "\n".join(json.dumps({"text": f"t {i}", "text_pair": "é", "label": i}) for i in range(23)),
 }
 
@@ -124,11 +127,25 @@ def test_an_error_in_many_rows_names_its_line(few, tmp_path):
     file.write_text(CASES["s.jsonl"].replace('"text 19"', "19"), "utf-8")
     with refused("samples-row", "line 20"):
         samples.read(file)
+    table = tmp_path / "s.csv"
+    table.write_text(CASES["s.csv"].replace("text 19", "text, 19"), "utf-8")
+    with refused("samples-csv-width", "line 21"):
+        samples.read(table)
+    table.write_text(CASES["s.csv"].replace("text 19", '"text" 19'), "utf-8")
+    with refused("samples-csv", "line 21"):
+        samples.read(table)
 
 
 # ---- lines
 
 
+@settings(deadline=None)
+@given(st.text(st.sampled_from("ab\u2028\x0b\x0c\x85\r\n"), max_size=30))
+def test_lines_end_as_in_a_file(text):
+    assert list(_decode.split_lines(text)) == list(io.StringIO(text, newline=""))
+
+
+@settings(deadline=None)
 @given(st.text(st.sampled_from("ab{}é\u2028\x0b \r\n"), max_size=40))
 def test_streamed_lines_are_those_of_the_text(text):
     from tempfile import TemporaryDirectory
@@ -177,11 +194,13 @@ def test_rows_a_line_are_not_read_whole(tmp_path, monkeypatch):
 # ---- equal inputs
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([b"", b"a", b"b", b"ab", b"\0", b"\0\0"]), max_size=20))
 def test_the_first_of_equal_contents(contents):
     assert _find_first(contents).tolist() == [contents.index(content) for content in contents]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=20), st.booleans())
 def test_different_inputs_and_their_repeats(inputs, has_keys):
     class Task:

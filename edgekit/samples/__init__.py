@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from edgekit.modalities.text import UNBOUND
 from edgekit.samples._columns import (
@@ -119,7 +118,7 @@ def read(
             code="samples-suffix",
         )
     check_no_repeats(slices)
-    records = pack(iterate_records(file, kind, named, slices, modality), _identity, _identity)
+    records = pack(iterate_records(file, kind, named, slices, modality))
     folder = file if kind == "folder" else file.parent
     has_names = kind in ("json", "jsonl", "folder")
     reader = _Reader(str(file), named, tuple(slices), partial(modality.read, folder=folder), has_names)
@@ -213,10 +212,6 @@ def _read_rows(
     for name in reader.slices:
         check_values(name, [row.slices[name] for row in rows], where)
     return rows, chosen
-
-
-def _identity(value: Any) -> Any:
-    return value
 
 
 def _read_sample(record: Mapping[str, object], chosen: Mapping[str, str], reader: _Reader, place: str) -> Sample:

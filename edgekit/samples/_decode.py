@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ LARGEST_MB = 4096
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _BLOCK = 1 << 20
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 # UTF-32 is first, because its little-endian mark begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -121,7 +123,7 @@ def split_lines(text: str) -> Iterator[str]:
 
     Lines end at CR, LF or CR LF. They do not end at U+2028 or a form feed, which are part of a text.
     """
-    return iter(io.StringIO(text, newline=""))
+    return (match.group() for match in _LINE.finditer(text))
 
 
 def _decompress(data: bytes, file: Path) -> bytes:

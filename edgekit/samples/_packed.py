@@ -24,14 +24,19 @@ Value = TypeVar("Value")
 Part = TypeVar("Part")
 
 
+def _identity(value: Any) -> Any:
+    return value
+
+
 def pack(
-    values: Iterable[Value], dump: Callable[[Value], Any], load: Callable[[Any], Value]
+    values: Iterable[Value], dump: Callable[[Value], Any] = _identity, load: Callable[[Any], Value] = _identity
 ) -> tuple[Value, ...] | PackedList[Value]:
     """Return values as a tuple, or compressed if there are many.
 
     Args:
         values: Values, read once.
-        dump: Function from a value to plain data: text, numbers, None, lists, tuples and dicts.
+        dump: Function from a value to plain data: text, numbers, None, lists, tuples and dicts. Values are such data by
+            default.
         load: Function from plain data to a value, the inverse of ``dump``.
     """
     iterator = iter(values)

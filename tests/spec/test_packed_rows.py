@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.spec.rows import PackedRows, column, finite, pack, take
@@ -27,6 +27,7 @@ def check_equal(found, expected):
             np.testing.assert_array_equal(row[name], right[name])
 
 
+@settings(deadline=None)
 @given(st.permutations(range(7)), st.lists(st.integers(1, 3), min_size=7, max_size=7), st.booleans())
 def test_rows_stored_in_any_order(order, sizes, ragged):
     rows, packed, start = made(7, ragged), PackedRows(7), 0
