@@ -803,7 +803,8 @@ def test_files_that_rows_name_are_read_once(tmp_path, monkeypatch):
     task = SimpleNamespace(
         modality=modality, parse_truth=lambda rows, where: SimpleNamespace(values=[0, 0, 1], notes=())
     )
-    assert found.evaluation(task).groups == [[0, 1], [2]]
+    evaluation = found.evaluation(task)
+    assert (evaluation.places, evaluation.repeats) == ([0, 2], [[0, 1]])
     ids = row_ids(found.contents(modality), b"key")
     assert len(asked) == 3
     assert ids == row_ids([real(modality, row.input) for row in found.rows], b"key")

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from edgekit.cli import _stop
-from edgekit.cli._verbosity import StepLines, is_quiet, without_notes
+from edgekit.cli._verbosity import StepLines, format_rate, is_quiet, without_notes
 from edgekit.spec.errors import EdgekitError, UsageError
 from edgekit.spec.parsing import to_json
 from edgekit.spec.paths import convert_os_error
@@ -23,6 +23,8 @@ from edgekit.spec.progress import Progress
 from edgekit.spec.text import WIDTH, visible, wrap_lines
 
 _NARROWEST = 40  # columns below which nothing can be laid out
+_BAR_WIDTH = 20  # columns; the numbers beside it need the rest of a line of 80
+_MANY_UNITS = 100  # of a step, from which on their rate is shown
 
 
 def echo(message: object = "", err: bool = False) -> None:
@@ -97,11 +99,20 @@ def show(result: Any, as_json: bool) -> None:
         echo_text(result.text())
 
 
+def _describe_units(done: int, total: int, speed: float | None) -> str:
+    """Return the units of a step that are done, and their rate if there are many, as text; empty without a number."""
+    if not total:
+        return f"{done:,}" if done else ""
+    rate = f" {format_rate(speed)}/s" if speed and total >= _MANY_UNITS else ""
+    return f"{done:,}/{total:,}{rate}"
+
+
 @contextlib.contextmanager
 def bars() -> Iterator[Progress]:
     """Yield a progress function that writes to standard error.
 
-    It draws bars on a terminal, prints a line for each finished step elsewhere, and prints nothing with ``-q``.
+    On a terminal it draws a bar for each step, with the units done, their rate and the time left. Elsewhere it prints a
+    line for each step that has finished, and for a long one at intervals. It prints nothing with ``-q``.
     """
     if is_quiet():
         yield lambda step, done, total: _stop.check()
@@ -125,7 +136,8 @@ def bars() -> Iterator[Progress]:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(_BAR_WIDTH),
+        TextColumn("{task.fields[units]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
@@ -140,8 +152,10 @@ def bars() -> Iterator[Progress]:
                 for task in known.values():
                     if drawn.tasks[task].total is None:
                         drawn.update(task, total=1, completed=1)  # a step of unknown length ends where the next begins
-                known[step] = drawn.add_task(step, total=total or None)
+                known[step] = drawn.add_task(step, total=total or None, units="")
             drawn.update(known[step], completed=done)
+            speed = drawn.tasks[known[step]].speed
+            drawn.update(known[step], units=_describe_units(done, total, speed))
 
         yield advance
         for task in known.values():

@@ -13,11 +13,15 @@ import click
 
 from edgekit.spec.text import on_one_line
 
-__all__ = ["StepLines", "add_verbosity", "is_quiet", "without_notes"]
+__all__ = ["StepLines", "add_verbosity", "format_rate", "is_quiet", "without_notes"]
 
 _QUIET = f"{__name__}.quiet"
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 _NOTE = "note: "
+_LEAST_S = 10.0  # between two lines of a step
+_MOST_S = 60.0
+_MINUTES_FROM_S = 180.0
+_SHARE = 0.1  # of a step's units, after which it prints a line
 
 
 class _LineHandler(logging.Handler):
@@ -108,13 +112,16 @@ def without_notes(text: str) -> str:
 
 
 class StepLines:
-    """Progress without a terminal: one line on standard error for each step that has finished, with its seconds.
+    """Progress without a terminal: a line on standard error for each step that has finished, with its seconds.
 
-    A step of known length finishes when all of its units are done, a step of unknown length when the next one begins.
+    A step that takes long prints how far it is: after a tenth of its units, but not within ten seconds, and at least
+    once a minute. A step of known length finishes when all of its units are done, a step of unknown length when the
+    next one begins.
     """
 
     def __init__(self) -> None:
         self._began: dict[str, float] = {}
+        self._printed: dict[str, tuple[float, int]] = {}  # time and units of a step's last line
         self._open = ""  # the step of unknown length that is running
 
     def advance(self, step: str, done: int, total: int) -> None:
@@ -127,17 +134,43 @@ class StepLines:
         """
         if self._open and step != self._open:
             self._finish(self._open)
-        self._began.setdefault(step, time.monotonic())
+        now = time.monotonic()
+        if step not in self._began:
+            self._began[step] = now
+            self._printed[step] = (now, 0)
         self._open = "" if total else step
         if total and done >= total:
             self._finish(step)
+        else:
+            self._print_if_due(step, done, total, now)
 
     def finish(self) -> None:
         """Print the steps that are still open, e.g. one that ended before all of its units were needed."""
         for step in list(self._began):
             self._finish(step)
 
+    def _print_if_due(self, step: str, done: int, total: int, now: float) -> None:
+        """Print how far a step is, its rate since the last line, and the time left at this rate."""
+        since, before = self._printed[step]
+        seconds = now - since
+        has_tenth = total > 0 and done - before >= _SHARE * total
+        if done <= before or seconds < _LEAST_S or not (has_tenth or seconds >= _MOST_S):
+            return
+        self._printed[step] = (now, done)
+        rate = (done - before) / seconds
+        parts = [f"{done:,} of {total:,}" if total else f"{done:,}", f"{format_rate(rate)}/s"]
+        if total:
+            left_s = (total - done) / rate
+            parts.append(f"{left_s:.0f} s left" if left_s < _MINUTES_FROM_S else f"{left_s / 60:,.0f} min left")
+        click.echo(f"{on_one_line(step)}: {', '.join(parts)}", err=True)
+
     def _finish(self, step: str) -> None:
         seconds = time.monotonic() - self._began.pop(step)
+        self._printed.pop(step)
         self._open = "" if step == self._open else self._open
         click.echo(f"{on_one_line(step)}: {seconds:.1f} s", err=True)
+
+
+def format_rate(rate: float) -> str:
+    """Return units per second as text, with two digits below ten."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"

@@ -19,7 +19,7 @@ from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.gates import AccuracyGates
 from edgekit.spec.protocols import Arrays, HasConfidence, HasLabels, Task
 from edgekit.spec.report import Accuracy, Flip
-from edgekit.spec.rows import difference
+from edgekit.spec.rows import difference, take
 from edgekit.stats.paired import fewest_rows
 
 __all__ = ["BINS", "MOST_FLIPS", "calibration_error", "compare", "confusion"]
@@ -69,8 +69,8 @@ def compare(
     task = evaluation.task
     distinct = evaluation.distinct
     places = evaluation.places
-    before = [before[i] for i in places]
-    after = [after[i] for i in places]
+    before = take(before, places)
+    after = take(after, places)
     distinct_slices = {}
     for column, values in slices.items():
         distinct_slices[column] = [values[i] for i in places]

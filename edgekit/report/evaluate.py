@@ -10,6 +10,7 @@ from edgekit import backends
 from edgekit import samples as sample_files
 from edgekit.bundle.signature import Trust
 from edgekit.machine.cpu import machine_name
+from edgekit.report.answers import answer_rows
 from edgekit.report.reference import check_reference
 from edgekit.report.side import open_for_test
 from edgekit.report.slices import score_slices
@@ -18,7 +19,6 @@ from edgekit.spec.options import EvaluateOptions
 from edgekit.spec.parsing import Recorded
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
-from edgekit.spec.rows import encode_each
 from edgekit.spec.sources import SampleSource
 from edgekit.spec.subject import SliceScore
 from edgekit.spec.text import wrap_lines
@@ -27,7 +27,6 @@ from edgekit.stats.percentiles import Latency, latency, samples_needed
 
 __all__ = ["BundleScores", "evaluate"]
 
-_INPUTS_PER_REQUEST = 50
 _WARM_UP_INPUTS = 20
 
 
@@ -41,9 +40,10 @@ class BundleScores(Recorded):
         truncated: Number of samples that are longer than the model's maximum.
         score_name, score: Name and value of the task's score.
         more_scores: Other scores of the task, value by name.
-        latency: Latency from input to answer, for one stream and batch 1.
+        latency: Latency from input to answer, for one stream and batch 1: of all rows, or of a random choice of 2,000
+            rows if the others shared calls.
         first_answer_ms: Time from process start to the first answer, in ms.
-        memory_mb: Peak resident memory of the predicting process, in MiB.
+        memory_mb: Peak resident memory of the predicting process, one input at a time, in MiB.
         size_mb: Size of the bundle on disk, in MiB.
         backend, method: Backend that ran, and quantization method.
         cpu: Name of the processor, after the name of the GPU if the bundle ran on one.
@@ -122,6 +122,9 @@ def evaluate(
 ) -> BundleScores:
     """Compute the score of a bundle on labelled samples, and measure its latency and memory.
 
+    Each row runs once. Up to 2,000 rows run alone. Of more rows, a random choice of 2,000 is timed alone, and the
+    others share calls if the build has measured that answers in lists are those of single rows; a note says so.
+
     Args:
         bundle: Folder of the bundle.
         samples: Labelled samples, a path or rows in memory.
@@ -140,35 +143,30 @@ def evaluate(
     rows = sample_files.read(source, chosen.columns, chosen.slices, side.task.modality)
     evaluation = rows.evaluation(side.task)
     inputs = evaluation.inputs
-    times: list[float] = []
     with side.worker() as worker:
         first_answer_ms = worker.start(inputs[0]).total_ms
         worker.time(inputs[:_WARM_UP_INPUTS])
-        for start in range(0, len(inputs), _INPUTS_PER_REQUEST):
-            times += worker.time(inputs[start : start + _INPUTS_PER_REQUEST])
-            progress("timing", len(times), len(inputs))
-        outputs = worker.predict(inputs, progress, step="evaluate")
-        memory_mb = worker.memory_mb()
+        answers = answer_rows(worker, side, inputs, progress)
         method, backend = worker.method_and_backend()
+    outputs = answers.outputs
     doubt = check_reference(evaluation, outputs, rows.where, "the bundle", renumber=False)
     notes = list(evaluation.notes)
     if doubt is not None and doubt.check.said:
         notes.append(doubt.check.said)
-    if evaluation.note:
-        notes.append(evaluation.note)
+    notes += filter(None, (evaluation.note, answers.note))
     slices = {}
     for name in chosen.slices:
         slices[name] = [row.slices[name] for row in rows.rows]
     return BundleScores(
         bundle=str(bundle),
         rows=len(rows),
-        truncated=sum(row.truncated for row in encode_each(side.task, inputs)),
+        truncated=answers.truncated,
         score_name=side.task.metrics[0].name,
         score=evaluation.score(outputs),
         more_scores=evaluation.more_scores(outputs),
-        latency=latency(times),
+        latency=latency(answers.times_ms),
         first_answer_ms=first_answer_ms,
-        memory_mb=memory_mb,
+        memory_mb=answers.memory_mb,
         size_mb=side.size_mb,
         backend=backend,
         method=method,

@@ -19,6 +19,7 @@ from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import ReferenceDoubtError
 from edgekit.spec.manifest import ReferenceCheck
 from edgekit.spec.protocols import Arrays, HasLabels, HasNumbers
+from edgekit.spec.rows import take
 from edgekit.stats import chance
 
 __all__ = ["CLEAR", "DOUBTFUL", "FEWEST_ROWS", "TOO_FEW", "ReferenceResult", "check_reference", "refuse_doubtful"]
@@ -70,7 +71,7 @@ def check_reference(
     """
     task = samples.task
     distinct = samples.distinct
-    distinct_outputs = [outputs[i] for i in samples.places]
+    distinct_outputs = take(outputs, samples.places)
     if isinstance(task, HasLabels):
         truth, answers = task.label_matrix(distinct_outputs, distinct.truth)
         result = _check_labels(task, truth, answers, rows_of_items(task, distinct_outputs, distinct.truth), renumber)

@@ -14,6 +14,7 @@ from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.protocols import Arrays, HasLabels
 from edgekit.spec.report import Slice
+from edgekit.spec.rows import take
 from edgekit.spec.subject import SliceScore
 from edgekit.stats.holm import holm
 from edgekit.stats.paired import Paired
@@ -43,7 +44,7 @@ def score_slices(
             rows = np.flatnonzero(value_of_row == value).tolist()
             score = None
             with contextlib.suppress(SamplesError):  # The score is not defined on these rows.
-                score = evaluation.take(rows).score([outputs[row] for row in rows])
+                score = evaluation.take(rows).score(take(outputs, rows))
             scores.append(SliceScore(column, value, len(rows), score))
     return tuple(scores)
 
@@ -166,8 +167,8 @@ def _compare_slice(
     if count == 1:
         return Slice(column, value, 1, said="1 row")
     metric = evaluation.task.metrics[0]
-    slice_before = [before[row] for row in rows]
-    slice_after = [after[row] for row in rows]
+    slice_before = take(before, rows)
+    slice_after = take(after, rows)
     first, second, comparison = compare_scores(evaluation.take(rows), slice_before, slice_after)
     if first is None or second is None:
         return Slice(column, value, count, said=f"{metric.name} is not defined on these rows")

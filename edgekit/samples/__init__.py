@@ -10,9 +10,8 @@ the line of a row instead.
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -44,12 +43,13 @@ from edgekit.samples._files import (
 )
 from edgekit.samples._header import is_header
 from edgekit.samples._memory import RowTable, collect, collect_all, hash_rows
+from edgekit.samples._packed import PackedList, pack
 from edgekit.samples._records import iterate_records
-from edgekit.samples.evaluation import Evaluation
+from edgekit.samples._rows import Sample, Samples, pack_rows
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.parsing import parse, to_json
 from edgekit.spec.paths import takes_paths
-from edgekit.spec.protocols import Input, Modality, Task
+from edgekit.spec.protocols import Input, Modality
 from edgekit.spec.sources import FilePath, SampleSource, TakesRows
 from edgekit.spec.target import read_toml
 
@@ -71,93 +71,6 @@ __all__ = [
     "read_records",
     "shipped",
 ]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One row.
-
-    Attributes:
-        input: Input as a session takes it.
-        label: Label as in the file, or None.
-        slices: Value by slice column. Reports contain these values.
-        empty: Whether the row has a label cell and the cell is empty. For a multi-label task the row then has no label
-            of the set.
-        others: Cell value by column, for the columns without a role. Each may be a label column of 0 and 1. Empty if
-            the caller named the label column.
-        content: Canonical bytes of the input, see ``Modality.content``, if they were read from a file; None otherwise.
-    """
-
-    input: Input
-    label: object = None
-    slices: Mapping[str, str] = field(default_factory=dict)
-    empty: bool = field(default=False, compare=False)
-    others: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
-    content: bytes | None = field(default=None, compare=False, repr=False)
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Rows of one source.
-
-    Attributes:
-        rows: Rows in the order of the file, or of the names in a folder.
-        where: Path of the file or folder, or name of the table in memory, for messages.
-        digest: SHA-256 of the content and of the choice of columns and rows, in hex.
-    """
-
-    rows: tuple[Sample, ...] = field(repr=False)
-    where: str
-    digest: str
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.rows)
-
-    @property
-    def inputs(self) -> list[Input]:
-        """Inputs of all rows."""
-        return [row.input for row in self.rows]
-
-    def contents(self, modality: Modality) -> list[bytes]:
-        """Return the canonical bytes of each input, see ``Modality.content``. Files are not read again."""
-        contents = []
-        for row in self.rows:
-            contents.append(modality.content(row.input) if row.content is None else row.content)
-        return contents
-
-    def evaluation(self, task: Task) -> Evaluation:
-        """Return the labelled rows as the task scores them.
-
-        Raises:
-            SamplesError: If a row has no label or one that the model does not know, or if a session would not read an
-                input unchanged.
-        """
-        truth = task.parse_truth(self.rows, self.where)
-        task.modality.check(self.inputs, self.where)
-        keys = [row.content for row in self.rows if row.content is not None]
-        return Evaluation(task, self.inputs, truth.values, keys, truth.notes)
-
-    def take(self, count: int, seed: int) -> Samples:
-        """Return ``count`` random rows in the order of the file, or all rows if there are no more.
-
-        Args:
-            count: Number of rows, at least 1.
-            seed: Random seed of the choice.
-
-        Raises:
-            UsageError: If ``count`` is below 1.
-        """
-        if count < 1:
-            raise UsageError(
-                f"{count} rows of {self.where} were requested, expected at least 1. Correct the number of rows.",
-                code="rows-out-of-range",
-            )
-        if count >= len(self.rows):
-            return self
-        chosen = sorted(random.Random(seed).sample(range(len(self.rows)), count))
-        digest = hashlib.sha256(f"{self.digest} {count} {seed}".encode()).hexdigest()
-        return Samples(tuple(self.rows[i] for i in chosen), self.where, digest)
 
 
 @takes_paths()
@@ -205,16 +118,18 @@ def read(
             code="samples-suffix",
         )
     check_no_repeats(slices)
-    records = list(iterate_records(file, kind, named, slices, modality))
+    records = pack(iterate_records(file, kind, named, slices, modality))
     folder = file if kind == "folder" else file.parent
     has_names = kind in ("json", "jsonl", "folder")
     reader = _Reader(str(file), named, tuple(slices), partial(modality.read, folder=folder), has_names)
+    file_names: list[object] = []
+    if kind == "folder":
+        file_names += [record for _, record in records]
     rows, chosen = _read_rows(records, reader, modality)
-    file_names = [record for _, record in records]
-    parts: list[object] = [file_names if kind == "folder" else hash_file(file), sorted(chosen.items())]
+    parts: list[object] = [file_names or hash_file(file), sorted(chosen.items())]
     if modality.reads_files:
         # The files that rows name may change while the table stays the same.
-        rows = tuple(replace(row, content=modality.content(row.input)) for row in rows)
+        rows = pack_rows(replace(row, content=modality.content(row.input)) for row in rows)
         parts.append([hashlib.sha256(row.content or b"").hexdigest() for row in rows])
     return Samples(rows, str(file), hashlib.sha256(to_json(parts).encode()).hexdigest())
 
@@ -242,11 +157,11 @@ def _read_recipe(file: Path, named: Mapping[str, str], slices: Sequence[str], mo
 def _read_table(table: RowTable, named: Mapping[str, str], slices: Sequence[str], modality: Modality) -> Samples:
     """Return rows in memory as samples; their digest is that of their content."""
     read_input = modality.read_row if isinstance(modality, TakesRows) else partial(modality.read, folder=Path.cwd())
-    records = list(table.records())
+    records = tuple(table.records())
     rows, chosen = _read_rows(records, _Reader(table.where, named, tuple(slices), read_input, True), modality)
     contents = [modality.content(row.input) for row in rows]
     if modality.reads_files:
-        rows = tuple(replace(row, content=content) for row, content in zip(rows, contents, strict=True))
+        rows = pack_rows(replace(row, content=content) for row, content in zip(rows, contents, strict=True))
     inputs = {name for role, name in chosen.items() if role != LABEL}
     others = []
     for _, record in records:
@@ -275,8 +190,8 @@ class _Reader:
 
 def _read_rows(
     records: Sequence[tuple[str, Mapping[str, object]]], reader: _Reader, modality: Modality
-) -> tuple[tuple[Sample, ...], dict[str, str]]:
-    """Return the rows of records, and the resolved column name by role.
+) -> tuple[Sequence[Sample], dict[str, str]]:
+    """Return the rows of records, which are used up if they are packed, and the resolved column name by role.
 
     Raises:
         SamplesError: If there is no record, a column is missing, or a record is not a sample.
@@ -292,7 +207,8 @@ def _read_rows(
     has_names = has_names or is_header(columns, (record for _, record in records))
     chosen = resolve_columns(columns, reader.named, where, roles, has_names)
     check_slices(reader.slices, columns, chosen, where)
-    rows = tuple(_read_sample(record, chosen, reader, place) for place, record in records)
+    remaining = records.drain() if isinstance(records, PackedList) else records
+    rows = pack_rows(_read_sample(record, chosen, reader, place) for place, record in remaining)
     for name in reader.slices:
         check_values(name, [row.slices[name] for row in rows], where)
     return rows, chosen

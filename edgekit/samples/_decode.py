@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ LARGEST_MB = 4096
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _BLOCK = 1 << 20
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 # UTF-32 is first, because its little-endian mark begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -78,12 +80,50 @@ def read_text(file: Path) -> str:
     return text
 
 
+def can_stream(file: Path) -> bool:
+    """Return whether :func:`stream_lines` can read a file: plain UTF-8 without a mark, as far as its begin shows."""
+    if file.suffix.lower() == GZIP:
+        return False
+    try:
+        with file.open("rb") as stream:
+            begin = stream.read(4)
+    except OSError:
+        return False  # read_text reports it.
+    return not begin.startswith((_GZIP_MAGIC, *(mark for mark, _ in _MARKS)))
+
+
+def stream_lines(file: Path) -> Iterator[str]:
+    """Yield the lines of a file, with their ends, as :func:`split_lines` of its text; it is not held in memory.
+
+    Args:
+        file: File that :func:`can_stream`.
+
+    Raises:
+        SamplesError: If a line is not UTF-8 or contains a NUL character; the error of :func:`read_text`.
+    """
+    with file.open("rb") as stream:
+        for data in stream:
+            try:
+                text = data.decode("utf-8")
+            except UnicodeDecodeError:
+                text = "\0"
+            if "\0" in text:
+                read_text(file)
+                raise SamplesError(
+                    f"Samples {file} changed while they were read. Read them again.", code="samples-changed"
+                )
+            if "\r" in text:
+                yield from split_lines(text)
+            else:
+                yield text
+
+
 def split_lines(text: str) -> Iterator[str]:
     """Return an iterator over the lines of a text, with their ends.
 
     Lines end at CR, LF or CR LF. They do not end at U+2028 or a form feed, which are part of a text.
     """
-    return iter(io.StringIO(text, newline=""))
+    return (match.group() for match in _LINE.finditer(text))
 
 
 def _decompress(data: bytes, file: Path) -> bytes:

@@ -17,6 +17,8 @@ SUFFIXES = {".jsonl": "jsonl", ".json": "json", ".ndjson": "jsonl", ".csv": "csv
 
 FILE_TYPES = f"{', '.join(SUFFIXES)}, each also with {GZIP}, or .toml"
 
+_BLOCK = 1 << 20  # bytes
+
 
 def shipped() -> dict[str, Path]:
     """Return the sample sets that EdgeKit ships, as a dict of name to TOML file.
@@ -66,7 +68,11 @@ def get_suffix(file: Path) -> str:
 
 def hash_file(file: Path) -> str:
     """Return the sha256 of a file, in hex."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,15 @@ class _RepeatedKeyError(ValueError):
     """An object has a key twice."""
 
 
+def has_row_per_line(lines: Iterator[str]) -> bool:
+    """Return whether the lines of a file hold one object each, as far as the first two lines show.
+
+    A file whose first line is a whole object has further lines only if each of them is a row.
+    """
+    first = list(itertools.islice((line for line in lines if line.strip()), 2))
+    return len(first) == 2 and _parse_type(first[0]) is dict
+
+
 def read_records(
     text: str, file: Path, by_line: bool, is_row: Callable[[Mapping[str, object]], bool]
 ) -> Iterator[tuple[str, Mapping[str, object]]]:
@@ -46,7 +56,7 @@ def read_records(
     """
     document = _parse_document(text, file, by_line, is_row)
     if document is None:
-        yield from _read_lines(text, file)
+        yield from read_lines(split_lines(text), file)
     elif isinstance(document, list):
         for row, record in enumerate(document, 1):
             if not isinstance(record, dict):
@@ -58,7 +68,7 @@ def read_records(
 
 def _parse_document(text: str, file: Path, by_line: bool, is_row: Callable[[Mapping[str, object]], bool]) -> Any:
     """Return the array of rows or the object of columns if the file is one document; None if each line is a row."""
-    lines = [line for line in split_lines(text) if line.strip()]
+    lines = list(itertools.islice((line for line in split_lines(text) if line.strip()), 2))
     first_type = _parse_type(lines[0]) if lines else None
     if not lines or lines[0].lstrip()[0] not in "[{" or (first_type is not None and len(lines) > 1):
         return None
@@ -117,9 +127,20 @@ def _not_object_error(where: str, value: object) -> SamplesError:
     )
 
 
-def _read_lines(text: str, file: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Yield the rows of a file with one object per line."""
-    for number, line in enumerate(split_lines(text), 1):
+def read_lines(lines: Iterator[str], file: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Yield the rows of a file with one object per line.
+
+    Args:
+        lines: Lines of the file.
+        file: Path of the file, for messages.
+
+    Yields:
+        Position of the row, and values by column.
+
+    Raises:
+        SamplesError: If a line is not one object, or has a key twice; the message has its number.
+    """
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgekit.samples import _folder, _json, _tables
 from edgekit.samples._columns import LABEL, SEVERAL
-from edgekit.samples._decode import read_text
+from edgekit.samples._decode import can_stream, read_text, stream_lines
 from edgekit.spec.errors import SamplesError
 from edgekit.spec.protocols import Modality
 
@@ -35,6 +35,9 @@ def iterate_records(
     """
     if kind == "folder":
         yield from _folder.read_records(file, modality.roles[0], LABEL)
+        return
+    if kind.startswith("json") and can_stream(file) and _json.has_row_per_line(stream_lines(file)):
+        yield from _json.read_lines(stream_lines(file), file)
         return
     text = read_text(file)
     if kind.startswith("json"):

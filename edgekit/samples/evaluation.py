@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.protocols import Arrays, Evidence, HasLabels, Input, Metric, Task
+from edgekit.spec.rows import take
 from edgekit.stats.paired import Paired, compare
 
 __all__ = ["RECALL_OF", "Evaluation"]
@@ -43,17 +45,29 @@ class Evaluation:
         return len(self.inputs)
 
     @cached_property
-    def groups(self) -> list[list[int]]:
-        """Row indices grouped by equal inputs, in the order of first occurrence."""
-        groups: dict[Hashable, list[int]] = {}
-        for row, key in enumerate(self.keys or [self.task.modality.content(value) for value in self.inputs]):
-            groups.setdefault(key, []).append(row)
-        return list(groups.values())
+    def _first(self) -> np.ndarray:
+        """Index of the first row with the same input, for each row: int64 ``[rows]``."""
+        if self.keys:
+            seen: dict[Hashable, int] = {}
+            return np.array([seen.setdefault(key, row) for row, key in enumerate(self.keys)], np.int64)
+        return _find_first(map(self.task.modality.content, self.inputs))
 
     @cached_property
-    def places(self) -> list[int]:
-        """Index of the first row of each different input."""
-        return [group[0] for group in self.groups]
+    def repeats(self) -> list[list[int]]:
+        """Indices of the rows of each input that several rows have, in the order of first occurrence."""
+        groups: dict[int, list[int]] = {}
+        for row in np.flatnonzero(self._first != np.arange(len(self))).tolist():
+            first = int(self._first[row])
+            groups.setdefault(first, [first]).append(row)
+        return [groups[first] for first in sorted(groups)]
+
+    @cached_property
+    def places(self) -> Sequence[int]:
+        """Index of the first row of each different input, a range if all inputs are different."""
+        if not self.repeats:
+            return range(len(self))
+        places: list[int] = np.flatnonzero(self._first == np.arange(len(self))).tolist()
+        return places
 
     @cached_property
     def distinct(self) -> Evaluation:
@@ -62,45 +76,43 @@ class Evaluation:
         A model gives equal answers to equal inputs, so copies are no additional evidence. The truth of an input is that
         of all its rows, merged by the task. The outputs of these rows are those at :attr:`places`.
         """
-        truth = []
-        for group in self.groups:
-            group_truth = [self.truth[row] for row in group]
-            truth.append(group_truth[0] if len(group) == 1 else self.task.merge_truth(group_truth))
-        inputs = [self.inputs[row] for row in self.places]
-        distinct = Evaluation(self.task, inputs, truth, self._take_keys(self.places))
+        if not self.repeats:
+            return self
+        distinct = self.take(self.places)
+        merged = {}
+        for group in self.repeats:
+            merged[group[0]] = self.task.merge_truth([self.truth[row] for row in group])
+        truth: Any = distinct.truth.copy() if isinstance(distinct.truth, np.ndarray) else list(distinct.truth)
+        for index, place in enumerate(self.places):
+            if place in merged:
+                truth[index] = merged[place]
+        distinct = replace(distinct, truth=truth)
         distinct.__dict__["distinct"] = distinct
         return distinct
 
     @property
     def note(self) -> str:
         """Sentence for reports on equal inputs; empty if all inputs are different."""
-        if len(self.groups) == len(self):
+        if not self.repeats:
             return ""
-        contradictions = sum(self._has_contradiction(group) for group in self.groups if len(group) > 1)
+        contradictions = sum(map(self._has_contradiction, self.repeats))
         conflict = ""
         if contradictions:
             conflict = (
                 f"; {contradictions:,} of these have rows with different labels, and the most frequent label (or the "
                 "mean of numbers) counts"
             )
-        counts = f"{len(self):,} rows have {len(self.groups):,} different inputs"
+        counts = f"{len(self):,} rows have {len(self.places):,} different inputs"
         return f"{counts}: rows with equal inputs count once in comparisons and tests{conflict}."
 
     def _has_contradiction(self, group: Sequence[int]) -> bool:
         """Return whether rows have different truth."""
         return any(not np.array_equal(self.truth[row], self.truth[group[0]]) for row in group)
 
-    def _take_keys(self, rows: Sequence[int]) -> Sequence[Hashable]:
-        """Return the keys of some rows; empty if there are no keys."""
-        if not self.keys:
-            return ()
-        return [self.keys[row] for row in rows]
-
     def take(self, rows: Sequence[int]) -> Evaluation:
         """Return the rows at the given indices."""
-        inputs = [self.inputs[row] for row in rows]
-        truth = [self.truth[row] for row in rows]
-        return Evaluation(self.task, inputs, truth, self._take_keys(rows))
+        keys = take(self.keys, rows) if self.keys else ()
+        return Evaluation(self.task, take(self.inputs, rows), take(self.truth, rows), keys)
 
     def evidence(self, outputs: Sequence[Arrays], metric: Metric | None = None) -> Evidence:
         """Return what each row contributes to a metric.
@@ -201,8 +213,26 @@ class Evaluation:
                 "Give the outputs for the same rows.",
                 code="rows-differ",
             )
-        candidate_outputs = [candidate[row] for row in self.places]
-        reference_outputs = [reference[row] for row in self.places]
+        candidate_outputs = take(candidate, self.places)
+        reference_outputs = take(reference, self.places)
         candidate_evidence = distinct.evidence(candidate_outputs, metric)
         reference_evidence = distinct.evidence(reference_outputs, metric)
         return compare(metric, candidate_evidence, reference_evidence)
+
+
+def _find_first(contents: Iterable[bytes]) -> np.ndarray:
+    """Return the index of the first of each content's equals: int64 ``[contents]``.
+
+    Contents are compared by digests of 128 bits, 16 bytes each: the contents of all rows can be gigabytes.
+    """
+    digests = bytearray()
+    for content in contents:
+        digests += hashlib.blake2b(content, digest_size=16).digest()
+    halves = np.frombuffer(bytes(digests), np.uint64).reshape(-1, 2)
+    order = np.lexsort((halves[:, 1], halves[:, 0]))  # It is stable: equal contents stay in the order of the rows.
+    ordered = halves[order]
+    is_new = np.ones(len(order), bool)
+    is_new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    first = np.empty(len(order), np.int64)
+    first[order] = order[is_new][np.cumsum(is_new) - 1]
+    return first

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar, cast, overload
 
 import numpy as np
 
 from edgekit.spec.errors import InputError
 from edgekit.spec.protocols import Arrays, Encoded, Input, Task
 
-__all__ = ["SHAPES", "difference", "encode_each", "finite", "is_finite", "pack", "spread", "unpack"]
+__all__ = [
+    "SHAPES",
+    "PackedRows",
+    "column",
+    "difference",
+    "encode_each",
+    "finite",
+    "is_finite",
+    "pack",
+    "spread",
+    "take",
+    "unpack",
+]
+
+Value = TypeVar("Value")
 
 SHAPES = ".shapes"
 """Suffix of the name under which the shapes of ragged arrays are packed."""
@@ -60,6 +75,8 @@ def pack(rows: Sequence[Arrays]) -> dict[str, np.ndarray]:
         the other, and the shapes as int64 ``[rows, rank]`` under ``NAME.shapes``.
     """
     packed: dict[str, np.ndarray] = {}
+    if isinstance(rows, PackedRows) and rows.columns is not None:
+        return dict(rows.columns)
     for name in rows[0]:
         arrays = [np.asarray(row[name]) for row in rows]
         if len({array.shape for array in arrays}) == 1:
@@ -103,6 +120,124 @@ def _split_ragged(name: str, values: np.ndarray, shapes: np.ndarray) -> list[np.
     return [values[ends[i] : ends[i + 1]].reshape(shape) for i, shape in enumerate(shapes)]
 
 
+class PackedRows(Sequence[Arrays]):
+    """Rows of named arrays, held as one array a name: 4 bytes a float32, where a mapping of arrays takes 400.
+
+    Rows may be stored in any order. Rows of different shapes are held one by one.
+    """
+
+    def __init__(self, count: int) -> None:
+        """Create an empty table.
+
+        Args:
+            count: Number of rows.
+        """
+        self._columns: dict[str, np.ndarray] = {}
+        self._single: list[Arrays] | None = None  # The rows, once two of them differ in shape.
+        self._is_stored = np.zeros(count, bool)
+        self._missing = count
+
+    def put(self, places: Sequence[int], packed: Mapping[str, np.ndarray]) -> None:
+        """Store rows.
+
+        Args:
+            places: Index of each row.
+            packed: The rows, as :func:`pack` returns them.
+        """
+        if self._single is None and not self._fits(packed):
+            stored = np.flatnonzero(self._is_stored).tolist()
+            self._single = [{}] * len(self)
+            for place in stored:
+                self._single[place] = {name: values[place] for name, values in self._columns.items()}
+            self._columns = {}
+        if self._single is not None:
+            for place, row in zip(places, unpack(packed), strict=True):
+                self._single[place] = row
+        else:
+            for name, values in packed.items():
+                if name not in self._columns:
+                    self._columns[name] = np.empty((len(self), *values.shape[1:]), values.dtype)
+                self._columns[name][np.asarray(places, np.intp)] = values
+        self._is_stored[np.asarray(places, np.intp)] = True
+        self._missing = len(self) - int(self._is_stored.sum())
+
+    def _fits(self, packed: Mapping[str, np.ndarray]) -> bool:
+        """Return whether rows have one shape, that of the rows before them."""
+        if any(name.endswith(SHAPES) for name in packed):
+            return False
+        kinds = {name: (values.shape[1:], values.dtype) for name, values in packed.items()}
+        stored = {name: (values.shape[1:], values.dtype) for name, values in self._columns.items()}
+        return not stored or kinds == stored
+
+    @property
+    def columns(self) -> Mapping[str, np.ndarray] | None:
+        """Array ``[rows, ...]`` by name; None if the rows differ in shape.
+
+        Raises:
+            ValueError: If a row was not stored.
+        """
+        if self._missing:
+            raise ValueError(f"{self._missing} of {len(self)} rows were not stored")
+        return self._columns if self._single is None else None
+
+    def take(self, places: Sequence[int]) -> Sequence[Arrays]:
+        """Return the rows at some places."""
+        columns = self.columns
+        if columns is None:
+            return [self[place] for place in places]
+        rows = PackedRows(len(places))
+        indices = np.asarray(places, np.intp)
+        rows.put(range(len(places)), {name: values[indices] for name, values in columns.items()})
+        return rows
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._is_stored)
+
+    @overload
+    def __getitem__(self, index: int) -> Arrays: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Arrays]: ...
+    def __getitem__(self, index: int | slice) -> Arrays | Sequence[Arrays]:
+        """Return a row as views, or the rows of a slice."""
+        if isinstance(index, slice):
+            return self.take(range(len(self))[index])
+        place = range(len(self))[index]
+        columns = self.columns
+        if columns is None:
+            return cast("list[Arrays]", self._single)[place]
+        return {name: values[place] for name, values in columns.items()}
+
+
+def column(rows: Sequence[Arrays], name: str) -> np.ndarray:
+    """Return one array of all rows as an array ``[rows, ...]``.
+
+    Args:
+        rows: Rows with arrays of one shape under this name; at least one.
+        name: Name of the array.
+    """
+    if isinstance(rows, PackedRows) and rows.columns is not None:
+        return rows.columns[name]
+    arrays = [row[name] for row in rows]
+    return arrays[0][None] if len(arrays) == 1 else np.array(arrays)
+
+
+def take(values: Sequence[Value], places: Sequence[int]) -> Sequence[Value]:
+    """Return the values at some places, in the form of the values: an array of an array, packed rows of packed rows.
+
+    Args:
+        values: Any sequence.
+        places: Indices. A range over all values returns them unchanged.
+    """
+    if isinstance(places, range) and places == range(len(values)):
+        return values
+    if isinstance(values, np.ndarray):
+        return cast("Sequence[Value]", values[np.asarray(places, np.intp)])
+    if callable(take_rows := getattr(values, "take", None)):
+        return cast("Sequence[Value]", take_rows(places))
+    return [values[place] for place in places]
+
+
 def spread(rows: Sequence[Arrays]) -> float:
     """Return the largest range of values of an output over all rows, at least 1.
 
@@ -136,6 +271,12 @@ def difference(rows: Sequence[Arrays], others: Sequence[Arrays]) -> float:
 
 def finite(rows: Sequence[Arrays]) -> np.ndarray:
     """Return whether all float outputs of each row are finite: bool ``[rows]``."""
+    if isinstance(rows, PackedRows) and rows.columns is not None:
+        result = np.ones(len(rows), bool)
+        for values in rows.columns.values():
+            if values.dtype.kind == "f":
+                result &= np.isfinite(values).reshape(len(rows), -1).all(axis=1)
+        return result
     return np.array([is_finite(row) for row in rows], bool)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from edgekit.spec.errors import UsageError
 from edgekit.spec.protocols import Arrays, Encoded, Labelled, Truth
+from edgekit.spec.rows import column
 from edgekit.spec.short import ShortRepr
 from edgekit.tasks import _labels
 
@@ -162,8 +163,7 @@ class Head(ABC):
         """Return the raw output of all rows: float32 ``[rows, labels]``."""
         if not len(outputs):
             return np.zeros((0, len(self._names)), np.float32)
-        arrays = [row[OUTPUT] for row in outputs]
-        values = arrays[0][None] if len(arrays) == 1 else np.array(arrays)
+        values = column(outputs, OUTPUT)
         if values.shape[1:] != (len(self._names),):
             expected = [len(values), len(self._names)]
             raise UsageError(

@@ -20,6 +20,7 @@ from typing import Any
 from edgekit.bundle.signature import Trust
 from edgekit.bundle.trust import open_bundle, open_written
 from edgekit.machine.cpu import memory_mb
+from edgekit.runtime import evaluation
 from edgekit.runtime.load import load_checked
 from edgekit.runtime.session import Session
 from edgekit.spec import errors
@@ -38,7 +39,7 @@ _SPIN_S = 0.0005
 _FILL_CALLS = 2
 """Calls with the largest input: ONNX Runtime plans the memory of a shape in the first call and allocates it as one
 block in the second."""
-_COLD_REQUESTS = ("start", "suspend", "variant")
+_COLD_REQUESTS = ("start", "suspend", "variant", "index")
 """Requests that a session answers as it was loaded. For all others it compiles what it deferred, so that times and
 memory are those of a process that has run for a while."""
 _PR_SET_PDEATHSIG = 1
@@ -133,6 +134,8 @@ def _reply(session: Session, request: dict[str, Any], inputs: list[Input]) -> di
             return {"times_ms": _serve(session, inputs, request["arrivals_s"])}
         case "predict":
             return {"rows": frames.pack_rows(session.outputs(inputs, batched=request["batched"]))}
+        case "answer":
+            return _answer(session, inputs, request["batched"])
         case "seconds":
             return {"seconds": _call_ms(session, inputs) / 1e3}
         case "fill":
@@ -141,11 +144,30 @@ def _reply(session: Session, request: dict[str, Any], inputs: list[Input]) -> di
             return {}
         case "variant":
             return {"method": session.info.method, "backend": session.info.backend, "streams": session.info.streams}
+        case "index":
+            return {"index": session.variant_index}
         case "suspend":
             return {"supported": _kill_with_parent_thread()}
         case "executed":
             return {"executed": session.executed_precision()}
     return {"memory_mb": memory_mb()}
+
+
+def _answer(session: Session, inputs: Sequence[Input], batched: bool) -> dict[str, Any]:
+    """Return the outputs of inputs, how many were truncated, and the milliseconds of each call with a single input."""
+    times_ms: list[float] = []
+    if batched:
+        rows, truncated = evaluation.answer_list(session, inputs)
+    else:
+        rows = []
+        truncated = 0
+        for value in inputs:
+            start_s = time.perf_counter()
+            _, outputs, is_truncated = evaluation.answer_one(session, value)
+            times_ms.append(_elapsed_s(start_s) * 1e3)
+            rows.append(outputs)
+            truncated += is_truncated
+    return {"rows": frames.pack_rows(rows), "truncated": truncated, "times_ms": times_ms}
 
 
 def _serve(session: Session, inputs: Sequence[Input], arrivals_s: Sequence[float]) -> list[float]:

@@ -18,9 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+
+import numpy as np
 
 from edgekit.bundle.signature import Trust
 from edgekit.spec import errors
@@ -31,7 +34,7 @@ from edgekit.spec.protocols import Arrays, Input
 from edgekit.spec.subject import Start
 from edgekit.timing import frames
 
-__all__ = ["Worker", "clock_error"]
+__all__ = ["Answered", "Worker", "clock_error"]
 
 _EXIT_TIMEOUT_S = 10.0
 """Seconds to wait for a killed child. A child that waits for a device inside the kernel does not end in time."""
@@ -39,6 +42,21 @@ _INPUTS_PER_REQUEST = 50
 """Inputs between two progress reports."""
 _STDERR_CHARS = 2000
 """Characters from the end of the child's standard error that go into an error message."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Answers to the inputs of one request.
+
+    Attributes:
+        rows: Outputs in the form of :func:`edgekit.spec.rows.pack`.
+        truncated: Number of inputs that are longer than the model's maximum.
+        times_ms: Latency of each call in milliseconds; empty for calls of several rows.
+    """
+
+    rows: Mapping[str, np.ndarray]
+    truncated: int
+    times_ms: Sequence[float]
 
 
 class Worker(contextlib.AbstractContextManager["Worker"]):
@@ -203,6 +221,22 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
             progress(step, len(rows), len(inputs))
         return rows
 
+    def answer(self, inputs: Sequence[Input], *, batched: bool = False) -> Answered:
+        """Answer inputs in one request, with the time of each one.
+
+        Args:
+            inputs: Inputs as a session takes them, at least one.
+            batched: Flag to run the inputs in calls of several rows, which are not timed. By default each call has one
+                row, and is timed as in :meth:`time`.
+
+        Raises:
+            InputError: If the session refuses an input.
+            OutputError: If an output is not finite.
+            BackendError: If the process ends, or the clock goes backwards.
+        """
+        reply = self._request(do="answer", inputs=list(inputs), batched=batched)
+        return Answered(reply["rows"], int(reply["truncated"]), [float(t) for t in reply["times_ms"]])
+
     def seconds(self, inputs: Sequence[Input]) -> float:
         """Return the seconds of one call with the whole list."""
         return float(self._request(do="seconds", inputs=list(inputs))["seconds"])
@@ -219,6 +253,10 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         """Return the quantization method and the backend of the variant that runs."""
         reply = self._request(do="variant")
         return str(reply["method"]), str(reply["backend"])
+
+    def variant_index(self) -> int:
+        """Return the index in the manifest of the variant that runs."""
+        return int(self._request(do="index")["index"])
 
     def streams(self) -> int:
         """Return how many inputs :meth:`serve` answers at the same time."""

@@ -144,6 +144,32 @@ def test_a_step_that_ended_early(steps):
     assert [line.split(":")[0] for line in steps(("race", 3, 12), ("write", 0, 0))] == ["race", "write"]
 
 
+def test_a_long_step_prints_a_line_after_a_tenth_but_not_within_ten_seconds(steps):
+    lines = steps(*(("eval", done, 100) for done in range(1, 41)))
+    assert lines == [
+        "eval: 11 of 100, 1.1/s, 81 s left",
+        "eval: 21 of 100, 1/s, 79 s left",
+        "eval: 31 of 100, 1/s, 69 s left",
+        "eval: 40.0 s",
+    ]
+    fast = steps(*(("eval", 300 * done, 2_000) for done in range(1, 7)))
+    assert len(fast) == 1, "six seconds are too short for a line"
+
+
+def test_a_very_long_step_prints_a_line_a_minute(steps):
+    lines = steps(*(("eval", 20 * second, 100_000) for second in range(1, 70)), ("eval", 100_000, 100_000))
+    assert lines == ["eval: 1,220 of 100,000, 20/s, 81 min left", "eval: 70.0 s"]
+
+
+def test_a_long_step_of_unknown_length_has_no_time_left(steps):
+    lines = steps(*(("predict", 5 * second, 0) for second in range(1, 70)))
+    assert lines == ["predict: 305, 5.1/s", "predict: 69.0 s"]
+
+
+def test_a_step_without_units_prints_only_its_end(steps):
+    assert steps(*[("load", 0, 0)] * 200) == ["load: 200.0 s"]
+
+
 # ---- in use
 
 
