@@ -75,7 +75,7 @@ class _Buffer:
         """Refer to an array, which must not change."""
         self._array = array
 
-    def Pack(self, builder: Any) -> int:  # noqa: N802
+    def Pack(self, builder: Any) -> int:
         """Write the data as ``BufferT.Pack()`` does, which would make two copies on the way."""
         data = _bytes_of(self._array)
         builder.StartVector(1, data.size, 1)
