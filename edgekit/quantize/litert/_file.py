@@ -67,7 +67,7 @@ class _Buffer:
         """Refer to an array, which must not change."""
         self._array = array
 
-    def Pack(self, builder: Any) -> int:  # noqa: N802
+    def Pack(self, builder: Any) -> int:
         """Write the data as ``BufferT.Pack()`` does, which would make two copies on the way."""
         data = _bytes_of(self._array)
         builder.StartVector(1, data.size, 1)
@@ -213,8 +213,8 @@ class File:
 
         if self._size > _LARGEST:
             raise QuantizeError(
-                f"The graph has {self._size / 2**30:.1f} GiB of weights, but a TensorFlow Lite file holds less than 2 GiB. "
-                "Use another backend, or a smaller model.",
+                f"The graph has {self._size / 2**30:.1f} GiB of weights, "
+                "but a TensorFlow Lite file holds less than 2 GiB. Use another backend, or a smaller model.",
                 code="litert-size",
             )
         self._graph.inputs = list(inputs.values())
