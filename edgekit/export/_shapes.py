@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.quantize.graphs import save
+from edgekit.quantize.graphs import discard, save
 from edgekit.spec.tensor import Signature
 
 __all__ = ["name_axes"]
@@ -67,6 +67,7 @@ def _measure(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probe.onnx"
         save(probe, path)
+        discard(probe)
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         for number in range(len(_PROBES[0])):
             probe_sizes = {name: probes[number] for name, probes in sizes.items()}

@@ -29,7 +29,7 @@ import onnx_ir as ir
 
 from edgekit.quantize._embeddings import quantize_embeddings
 from edgekit.quantize.calibration import Calibration, Runner, not_finite_error, runner
-from edgekit.quantize.graphs import constant, initializer, rewrite, save
+from edgekit.quantize.graphs import constant, discard, initializer, rewrite, save
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import Progress
 from edgekit.spec.quantization import Quantization
@@ -267,5 +267,6 @@ def _open_probe(model: ir.Model, names: Collection[str], path: Path) -> Runner:
         outputs.append(total.outputs[0])
     graph.outputs[:] = outputs
     save(probe, path)
+    discard(probe)
     # Every intermediate value is read, so ONNX Runtime cannot fuse Q/DQ pairs anyway.
     return runner(path, as_written=True)

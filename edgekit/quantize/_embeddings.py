@@ -134,8 +134,12 @@ def pack(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         The values, uint8 ``[rows, width / 2]``, with column j in the lower half of a byte and column j + width / 2 in
         the upper half; and the scales, float16 ``[rows, width / 32]``.
     """
-    blocks = [_pack_rows(table[start : start + _BLOCK]) for start in range(0, len(table), _BLOCK)]
-    return np.concatenate([values for values, _ in blocks]), np.concatenate([scales for _, scales in blocks])
+    packed = np.empty((len(table), table.shape[1] // 2), np.uint8)
+    scales = np.empty((len(table), table.shape[1] // _GROUP), np.float16)
+    for start in range(0, len(table), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        packed[block], scales[block] = _pack_rows(table[block])
+    return packed, scales
 
 
 def _pack_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from edgekit.quantize.graphs import constant, initializer, load, save
+from edgekit.quantize.graphs import constant, discard, initializer, load, save
 from edgekit.spec.errors import BackendError, QuantizeError
 
 __all__ = ["check_rounding", "emulate", "has_low_floats"]
@@ -93,6 +93,7 @@ def emulate(path: Path, out: Path) -> Path:
     passes.RemoveUnusedNodesPass()(model)
     out.mkdir(parents=True, exist_ok=True)
     save(model, out / path.name)
+    discard(model)
     return out / path.name
 
 

@@ -17,7 +17,7 @@ import pytest
 from edgekit.quantize import _embeddings, litert
 from edgekit.quantize.calibration import Calibration, squared_error
 from edgekit.quantize.graphs import EXTERNAL_FROM, load, per_channel, save
-from edgekit.quantize.methods import dynamic, static
+from edgekit.quantize.methods import dynamic, float16, static
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import silent
 from edgekit.spec.quantization import Quantization
@@ -84,7 +84,7 @@ def large_tensors():
     return sum(tensor.nbytes >= EXTERNAL_FROM for tensor in tensors)
 
 
-@pytest.mark.parametrize("method", [static, dynamic])
+@pytest.mark.parametrize("method", [static, dynamic, float16])
 def test_no_weights_stay_behind(wide, tmp_path, method):
     """Not of the trials of a search either, of which there are nine."""
     method.quantize(wide.graphs, Calibration(wide.feeds[:1], squared_error), SEARCH, tmp_path, silent)  # imports
@@ -102,8 +102,11 @@ def test_no_weights_stay_behind(wide, tmp_path, method):
 def test_a_tflite_file_is_packed_from_views(wide, tmp_path):
     """The file itself, and one weight that is being copied into it."""
     litert.convert(wide.graphs, tmp_path)
+    gc.collect()
+    before = large_tensors()
     with traced() as memory:
         litert.convert(wide.graphs, tmp_path)
+        assert large_tensors() == before
     assert (tmp_path / "model.tflite").stat().st_size > WEIGHTS
     assert memory.peak < 1.5 * WEIGHTS
     assert memory.left < WEIGHTS / 20

@@ -255,8 +255,8 @@ class File:
 
         if self._size > _LARGEST:
             raise QuantizeError(
-                f"The graph has {self._size / 2**30:.1f} GiB of weights, but a TensorFlow Lite file holds less than 2 GiB. "
-                "Use another backend, or a smaller model.",
+                f"The graph has {self._size / 2**30:.1f} GiB of weights, "
+                "but a TensorFlow Lite file holds less than 2 GiB. Use another backend, or a smaller model.",
                 code="litert-size",
             )
         self._graph.inputs = list(inputs.values())

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.quantize.graphs import constant
+from edgekit.quantize.graphs import constant, discard
 from edgekit.spec.errors import QuantizeError
 from edgekit.spec.tensor import Signature
 
@@ -193,6 +193,7 @@ def _run(model: ir.Model, feeds: Sequence[Mapping[str, np.ndarray]]) -> list[dic
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "observe.onnx"
         ir.save(copy, path, external_data="weights")
+        discard(copy)
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         known = {entry.name for entry in session.get_inputs()}
         results = []
