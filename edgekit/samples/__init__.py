@@ -43,9 +43,8 @@ from edgekit.samples._files import (
 )
 from edgekit.samples._header import is_header
 from edgekit.samples._memory import RowTable, collect, collect_all, hash_rows
-from edgekit.samples._packed import PackedList, pack
 from edgekit.samples._records import iterate_records
-from edgekit.samples._rows import Sample, Samples, pack_rows
+from edgekit.samples._rows import Sample, Samples
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.parsing import parse, to_json
 from edgekit.spec.paths import takes_paths
@@ -118,18 +117,16 @@ def read(
             code="samples-suffix",
         )
     check_no_repeats(slices)
-    records = pack(iterate_records(file, kind, named, slices, modality))
+    records = list(iterate_records(file, kind, named, slices, modality))
     folder = file if kind == "folder" else file.parent
     has_names = kind in ("json", "jsonl", "folder")
     reader = _Reader(str(file), named, tuple(slices), partial(modality.read, folder=folder), has_names)
-    file_names: list[object] = []
-    if kind == "folder":
-        file_names += [record for _, record in records]
     rows, chosen = _read_rows(records, reader, modality)
-    parts: list[object] = [file_names or hash_file(file), sorted(chosen.items())]
+    content = [record for _, record in records] if kind == "folder" else hash_file(file)
+    parts: list[object] = [content, sorted(chosen.items())]
     if modality.reads_files:
         # The files that rows name may change while the table stays the same.
-        rows = pack_rows(replace(row, content=modality.content(row.input)) for row in rows)
+        rows = tuple(replace(row, content=modality.content(row.input)) for row in rows)
         parts.append([hashlib.sha256(row.content or b"").hexdigest() for row in rows])
     return Samples(rows, str(file), hashlib.sha256(to_json(parts).encode()).hexdigest())
 
@@ -157,11 +154,11 @@ def _read_recipe(file: Path, named: Mapping[str, str], slices: Sequence[str], mo
 def _read_table(table: RowTable, named: Mapping[str, str], slices: Sequence[str], modality: Modality) -> Samples:
     """Return rows in memory as samples; their digest is that of their content."""
     read_input = modality.read_row if isinstance(modality, TakesRows) else partial(modality.read, folder=Path.cwd())
-    records = tuple(table.records())
+    records = list(table.records())
     rows, chosen = _read_rows(records, _Reader(table.where, named, tuple(slices), read_input, True), modality)
     contents = [modality.content(row.input) for row in rows]
     if modality.reads_files:
-        rows = pack_rows(replace(row, content=content) for row, content in zip(rows, contents, strict=True))
+        rows = tuple(replace(row, content=content) for row, content in zip(rows, contents, strict=True))
     inputs = {name for role, name in chosen.items() if role != LABEL}
     others = []
     for _, record in records:
@@ -190,8 +187,8 @@ class _Reader:
 
 def _read_rows(
     records: Sequence[tuple[str, Mapping[str, object]]], reader: _Reader, modality: Modality
-) -> tuple[Sequence[Sample], dict[str, str]]:
-    """Return the rows of records, which are used up if they are packed, and the resolved column name by role.
+) -> tuple[tuple[Sample, ...], dict[str, str]]:
+    """Return the rows of records, and the resolved column name by role.
 
     Raises:
         SamplesError: If there is no record, a column is missing, or a record is not a sample.
@@ -207,8 +204,7 @@ def _read_rows(
     has_names = has_names or is_header(columns, (record for _, record in records))
     chosen = resolve_columns(columns, reader.named, where, roles, has_names)
     check_slices(reader.slices, columns, chosen, where)
-    remaining = records.drain() if isinstance(records, PackedList) else records
-    rows = pack_rows(_read_sample(record, chosen, reader, place) for place, record in remaining)
+    rows = tuple(_read_sample(record, chosen, reader, place) for place, record in records)
     for name in reader.slices:
         check_values(name, [row.slices[name] for row in rows], where)
     return rows, chosen

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from operator import itemgetter
-from typing import Any
 
-from edgekit.samples._packed import PackedList, pack
 from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import UsageError
 from edgekit.spec.protocols import Input, Modality, Task
 
-__all__ = ["Sample", "Samples", "pack_rows"]
-
-_MOST_SHARED = 1000
-"""Largest number of different labels that rows share as objects."""
+__all__ = ["Sample", "Samples"]
 
 
 @dataclass(frozen=True)
@@ -48,13 +42,12 @@ class Samples:
     """Rows of one source.
 
     Attributes:
-        rows: Rows in the order of the file, or of the names in a folder. From 4,096 rows on they are held compressed,
-            and made while they are read.
+        rows: Rows in the order of the file, or of the names in a folder.
         where: Path of the file or folder, or name of the table in memory, for messages.
         digest: SHA-256 of the content and of the choice of columns and rows, in hex.
     """
 
-    rows: Sequence[Sample] = field(repr=False)
+    rows: tuple[Sample, ...] = field(repr=False)
     where: str
     digest: str
 
@@ -63,10 +56,8 @@ class Samples:
         return len(self.rows)
 
     @property
-    def inputs(self) -> Sequence[Input]:
-        """Inputs of all rows: a list, or where rows are held compressed, a sequence that makes them."""
-        if isinstance(self.rows, PackedList):
-            return self.rows.parts(itemgetter(0))
+    def inputs(self) -> list[Input]:
+        """Inputs of all rows."""
         return [row.input for row in self.rows]
 
     def contents(self, modality: Modality) -> Iterator[bytes]:
@@ -108,20 +99,3 @@ class Samples:
         chosen = sorted(random.Random(seed).sample(range(len(self.rows)), count))
         digest = hashlib.sha256(f"{self.digest} {count} {seed}".encode()).hexdigest()
         return Samples(tuple(self.rows[i] for i in chosen), self.where, digest)
-
-
-def pack_rows(rows: Iterable[Sample]) -> Sequence[Sample]:
-    """Return rows as a tuple, or compressed if there are many."""
-    labels: dict[object, object] = {}
-
-    def load(data: tuple[Any, ...]) -> Sample:
-        value, label, slices, empty, others, content = data
-        if isinstance(label, str) and (label in labels or len(labels) < _MOST_SHARED):
-            label = labels.setdefault(label, label)  # Equal labels are one object: rows with it refer to it.
-        return Sample(value, label, slices, empty, others, content)
-
-    return pack(rows, _dump, load)
-
-
-def _dump(row: Sample) -> tuple[object, ...]:
-    return row.input, row.label, row.slices, row.empty, row.others, row.content

@@ -8,14 +8,12 @@ Another delimiter is used only if it is the only one that yields the requested c
 from __future__ import annotations
 
 import csv
-import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.samples._decode import split_lines
-from edgekit.samples._packed import pack
 from edgekit.spec.errors import SamplesError
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -49,7 +47,7 @@ class _Parsed:
         fault: Reason why the next row cannot be parsed, with its line; empty if all rows were parsed.
     """
 
-    rows: Sequence[Row]
+    rows: list[Row]
     fault: str
 
     @property
@@ -101,7 +99,7 @@ def read_records(
         return
     header = [name.strip() for name in table.rows[0][1]]
     _check_header(header, file)
-    for line, cells in itertools.islice(table.rows, 1, None):
+    for line, cells in table.rows[1:]:
         if len(cells) != len(header):
             message = _describe_width(file, line, len(cells), len(header), delimiter)
             raise SamplesError(message, code="samples-csv-width")
@@ -191,40 +189,32 @@ def _read_header(text: str, delimiter: str) -> list[str]:
 
 def _parse_quoted(text: str, delimiter: str) -> _Parsed:
     """Parse a table in which quotes are syntax."""
-    faults: list[str] = []
-    rows = pack(_iterate_quoted(text, delimiter, faults))
-    return _Parsed(rows, "".join(faults))
-
-
-def _iterate_quoted(text: str, delimiter: str, faults: list[str]) -> Iterator[Row]:
-    """Yield the rows of a table in which quotes are syntax, and append why the last one cannot be parsed."""
     reader = csv.reader(split_lines(text), delimiter=delimiter, strict=True)
+    rows: list[Row] = []
     line = 1
     try:
         for cells in reader:
             if cells:  # An empty line has no cells and is no row.
-                yield line, cells
+                rows.append((line, cells))
             line = reader.line_num + 1
     except csv.Error as problem:
-        faults.append(f"line {line} is not valid CSV ({problem})")
+        return _Parsed(rows, f"line {line} is not valid CSV ({problem})")
+    return _Parsed(rows, "")
 
 
 def _parse_unquoted(text: str) -> _Parsed:
     """Parse a TSV in which a line is a row, and quotes are part of the text."""
-    return _Parsed(pack(_iterate_unquoted(text)), "")
-
-
-def _iterate_unquoted(text: str) -> Iterator[Row]:
+    rows = []
     for number, line in enumerate(split_lines(text), 1):
         content = line.rstrip("\r\n")
         if content:
-            yield number, content.split("\t")
+            rows.append((number, content.split("\t")))
+    return _Parsed(rows, "")
 
 
 def _find_odd_row(rows: Sequence[Row]) -> Row | None:
     """Return the first row that is not as wide as the header, or None."""
-    width = len(rows[0][1]) if rows else 0
-    return next((row for row in rows if len(row[1]) != width), None)
+    return next((row for row in rows if len(row[1]) != len(rows[0][1])), None)
 
 
 def _choose_quoting(text: str, file: Path, quoted: _Parsed) -> _Parsed:
