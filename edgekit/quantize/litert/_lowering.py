@@ -372,5 +372,5 @@ def narrow(array: np.ndarray) -> np.ndarray:
         limits = np.iinfo(np.int32)
         cut: np.ndarray = np.clip(array, limits.min, limits.max)
         return cut.astype(np.int32)
-    result: np.ndarray = array.astype(narrow_type(array.dtype))
+    result: np.ndarray = array.astype(narrow_type(array.dtype), copy=False)
     return result
