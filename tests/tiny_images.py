@@ -96,6 +96,7 @@ _CONFIGS = {
     "swinv2": _SWIN,
     "vit": _VIT,
 }
+_GAINS = {"efficientnet": 1.0}  # With 1.4, its gates amplify the rounding of float32 a thousand times.
 _CROP = {"height": SIZE, "width": SIZE}
 _PROCESSORS = {
     "beit": ("BeitImageProcessor", {"size": _CROP}),
@@ -141,7 +142,7 @@ def module(name: str, seed: int = 0):
             if isinstance(part, torch.nn.Linear):
                 part.weight.normal_(0, 1.2 / part.in_features**0.5)
             elif isinstance(part, torch.nn.Conv2d):
-                part.weight.normal_(0, 1.4 / part.weight[0].numel() ** 0.5)
+                part.weight.normal_(0, _GAINS.get(name, 1.4) / part.weight[0].numel() ** 0.5)
             elif isinstance(part, torch.nn.BatchNorm2d):
                 part.weight.uniform_(0.8, 1.2)
                 part.running_mean.normal_(0, 0.1)

@@ -324,6 +324,31 @@ def test_further_operators(tmp_path, step, shape):
     check_own(graph, (2, 7, 32), (1, 3, 32))
 
 
+@pytest.mark.parametrize(
+    ("steps", "shape"),
+    [
+        ("a = Add(x, nine) y = Reciprocal(a)", ("batch", "sequence", 32)),
+        ("y = Pow(x, two)", ("batch", "sequence", 32)),
+        ("a = Abs(x) y = Pow(a, half)", ("batch", "sequence", 32)),
+        # Sums and limits of integers are integers.
+        ("m = Mul(x, nine) i = Cast<to=7>(m) r = ReduceSum<keepdims=0>(i, place) y = Cast<to=1>(r)", ("batch", 32)),
+        ("m = Mul(x, nine) i = Cast<to=7>(m) r = Clip(i, low) y = Cast<to=1>(r)", ("batch", "sequence", 32)),
+    ],
+)
+def test_numbers(tmp_path, steps, shape):
+    dims = ", ".join(map(str, shape))
+    constants = {
+        "nine": np.array(9, np.float32),
+        "two": np.array(2, np.float32),
+        "half": np.array(0.5, np.float32),
+        "place": np.array([1]),
+        "low": np.array(-7),
+    }
+    constants = {name: array for name, array in constants.items() if re.search(rf"\b{name}\b", steps)}
+    text = f"agraph (float[batch, sequence, 32] x) => (float[{dims}] y) {{ {steps} }}"
+    check_own(own(tmp_path, text, WIDE, {"y": shape}, **constants), (2, 7, 32), (1, 3, 32))
+
+
 def test_a_type_that_is_unknown(tmp_path):
     graph = own(
         tmp_path,

@@ -52,34 +52,30 @@ def run(graph, rows):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_architecture(name, exported, tmp_path):
+@pytest.mark.parametrize("method", ["float32", "dynamic_rows"])
+@forms
+def test_architecture(name, method, batch, exported, tmp_path):
     graphs, rows, expected = exported(name)
     spread = np.ptp(expected)
     assert np.ptp(expected, axis=0).max() > 0.5, "answers depend on the picture"
-    for method in ("float32", "dynamic_rows"):
-        for batch in (1, None):
-            folder = tmp_path / f"{method}-{batch}"
-            folder.mkdir()
-            changed = graphs
-            if method == "dynamic_rows":
-                changed = dynamic_rows.quantize(graphs, Calibration([]), Quantization(), folder, silent)
-            (graph,) = litert.convert(changed, folder, batch).graphs
-            together = run(graph, rows)
-            for row, answer in zip(rows, together, strict=True):
-                np.testing.assert_array_equal(run(graph, [row])[0], answer)
-            error = np.sqrt(np.mean((together - expected) ** 2)) / spread
-            if method == "float32" or name in CONVOLUTIONS:
-                assert np.abs(together - expected).max() <= EQUAL * spread
-                plain = run_without_xnnpack(graph.path, single.collate(graph.signature, rows[:1]))["logits"]
-                assert np.abs(plain - expected[:1]).max() <= EQUAL * spread
-            else:
-                assert 1e-4 < error < 0.02  # measured 0.0008 to 0.006
-            taken, left, parts = operators(graph.path)
-            assert taken["TRANSPOSE"] <= MOST_TRANSPOSES.get(name, 9)
-            if batch == 1:
-                assert not left
-                assert parts == 1
-            assert not set(left) & COSTLY - {"STRIDED_SLICE"}
+    if method == "dynamic_rows":
+        graphs = dynamic_rows.quantize(graphs, Calibration([]), Quantization(), tmp_path, silent)
+    (graph,) = litert.convert(graphs, tmp_path, batch).graphs
+    together = run(graph, rows)
+    for row, answer in zip(rows, together, strict=True):
+        np.testing.assert_array_equal(run(graph, [row])[0], answer)
+    if method == "float32" or name in CONVOLUTIONS:
+        assert np.abs(together - expected).max() <= EQUAL * spread
+        plain = run_without_xnnpack(graph.path, single.collate(graph.signature, rows[:1]))["logits"]
+        assert np.abs(plain - expected[:1]).max() <= EQUAL * spread
+    else:
+        assert 1e-4 < np.sqrt(np.mean((together - expected) ** 2)) / spread < 0.02  # measured 0.0008 to 0.006
+    taken, left, parts = operators(graph.path)
+    assert taken["TRANSPOSE"] <= MOST_TRANSPOSES.get(name, 9)
+    if batch == 1:
+        assert not left
+        assert parts == 1
+    assert not set(left) & COSTLY - {"STRIDED_SLICE"}
 
 
 @forms

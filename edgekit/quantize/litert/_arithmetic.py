@@ -36,7 +36,6 @@ _PLAIN = {
     "Neg": ("NEG", 1),
     "Not": ("LOGICAL_NOT", 1),
     "Or": ("LOGICAL_OR", 1),
-    "Pow": ("POW", 1),
     "Relu": ("RELU", 1),
     "Sigmoid": ("LOGISTIC", 1),
     "Sign": ("SIGN", 1),
@@ -66,6 +65,25 @@ def gelu(graph: Lowering, node: ir.Node) -> None:
     graph.operator("GELU", inputs, node, is_image=is_image, approximate=approximate)
 
 
+@table.add("Pow")
+def power(graph: Lowering, node: ir.Node) -> None:
+    """Lower a power; XNNPACK takes squares."""
+    exponent = graph.observed.constant(node.inputs[1])
+    is_square = exponent is not None and exponent.size == 1 and float(exponent.reshape(())) == 2
+    inputs, is_image = graph.operands(node)
+    if is_square and graph.shape(node.inputs[0]) == graph.shape(node.outputs[0]):
+        graph.operator("SQUARE", inputs[:1], node, is_image=is_image)
+    else:
+        graph.operator("POW", inputs, node, is_image=is_image)
+
+
+@table.add("Reciprocal")
+def reciprocal(graph: Lowering, node: ir.Node) -> None:
+    """Lower a reciprocal to a quotient."""
+    (x,), is_image = graph.operands(node)
+    graph.operator("DIV", [graph.array(np.array(1, np.float32)), x], node, is_image=is_image)
+
+
 @table.add("LeakyRelu")
 def leaky_relu(graph: Lowering, node: ir.Node) -> None:
     """Lower a ReLU whose negative side has a slope."""
@@ -83,7 +101,8 @@ def hard_sigmoid(graph: Lowering, node: ir.Node) -> None:
     offset = graph.array(np.array(node.attributes.get_float("beta", 0.5), np.float32))
     scaled = graph.step("MUL", [graph.arranged(value, is_image), slope], shape)
     moved = graph.step("ADD", [scaled, offset], shape)
-    graph.set_output(node, _limit(graph, moved, shape, np.float32(0), np.float32(1)), is_image)
+    limits = (np.array(0, np.float32), np.array(1, np.float32))
+    graph.set_output(node, _limit(graph, moved, shape, *limits, limits[0].dtype), is_image)
 
 
 @table.add("Clip", data=(0,))
@@ -94,20 +113,28 @@ def clip(graph: Lowering, node: ir.Node) -> None:
         limits.append(graph.observed.constant(value))
         if value is not None and limits[-1] is None:
             raise graph.refuse(node, "a limit that is computed")
-    low, high, *_ = [*limits, None, None]
+    low, high = [*limits, None, None][:2]
     value = node.inputs[0]
     is_image = graph.has_channels_last(value)
     shape = graph.arranged_shape(value, is_image)
-    graph.set_output(node, _limit(graph, graph.arranged(value, is_image), shape, low, high), is_image)
+    x = graph.arranged(value, is_image)
+    graph.set_output(node, _limit(graph, x, shape, low, high, graph.observed.dtype(node.outputs[0])), is_image)
 
 
-def _limit(graph: Lowering, tensor: int, shape: Sequence[Size], low: np.ndarray | None, high: np.ndarray | None) -> int:
+def _limit(
+    graph: Lowering,
+    tensor: int,
+    shape: Sequence[Size],
+    low: np.ndarray | None,
+    high: np.ndarray | None,
+    dtype: np.dtype[np.generic],
+) -> int:
     """Return a tensor between limits; None for no limit. Those of 0 and 6 have an operator."""
-    if low is not None and high is not None and (float(low), float(high)) == (0.0, 6.0):
+    if dtype.kind == "f" and low is not None and high is not None and (float(low), float(high)) == (0.0, 6.0):
         return graph.step("RELU6", [tensor], shape)
     for name, limit in (("MAXIMUM", low), ("MINIMUM", high)):
         if limit is not None:
-            tensor = graph.step(name, [tensor, graph.array(np.asarray(limit))], shape)
+            tensor = graph.step(name, [tensor, graph.array(limit)], shape, dtype=dtype)
     return tensor
 
 
@@ -159,9 +186,10 @@ def reduction(graph: Lowering, node: ir.Node) -> None:
     if node.op_type == "ReduceL2":
         x = graph.step("MUL", [x, x], graph.arranged_shape(value, is_image))
     is_image = is_image and keep
-    reduced = graph.step(name, [x, places], graph.arranged_shape(result, is_image), keepDims=keep)
+    shape = graph.arranged_shape(result, is_image)
+    reduced = graph.step(name, [x, places], shape, dtype=graph.observed.dtype(result), keepDims=keep)
     if node.op_type == "ReduceL2":
-        reduced = graph.step("SQRT", [reduced], graph.arranged_shape(result, is_image))
+        reduced = graph.step("SQRT", [reduced], shape)
     graph.set_output(node, reduced, is_image)
 
 
