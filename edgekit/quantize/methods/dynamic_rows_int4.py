@@ -6,8 +6,9 @@ that has a range for each row, as with ``dynamic_rows``. Layers whose number of 
 weights, and so have those that ``keep_int8`` names; embedding tables are stored in 8 bits.
 
 The weights of linear layers take half the space of ``dynamic_rows``. This method is faster where a product has one
-row, whose time is that of reading weights, and slower with more rows, where unpacking them costs time. Measured with
-XNNPACK of LiteRT 2.3.0 on x86 with AVX-512 VNNI, one thread, as speed relative to INT8 weights:
+row, whose time is that of reading weights, and slower with more rows, where unpacking them costs time. Speed relative
+to INT8 weights, XNNPACK of LiteRT 2.3.0 on x86 with AVX-512 VNNI, one thread, weights in the cache, best of 25 turns on
+a busy machine, so indicative (``benchmarks/int4_blocks.py``):
 
     layer          1 row    26 rows    128 rows
     384 x 1536     1.0      0.64       0.69
