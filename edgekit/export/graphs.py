@@ -72,7 +72,7 @@ def export(source: Source, out: Path, inputs: Sequence[Input]) -> GraphSet:
         clean(model, task.max_size)
         path = out / ("model.onnx" if len(models) == 1 else f"{signature.name}.onnx")
         save(model, path)
-        # Else the weights stay in memory: the rules of onnxscript 0.7.2 refer to the last model they were applied to.
+        # Else its constants stay in memory: the rules of onnxscript 0.7.2 refer to the last graph they were applied to.
         discard(model)
         graphs.append(Graph(signature, path, "float32"))
     provenance = {"model": source.model_id, "revision": source.revision}

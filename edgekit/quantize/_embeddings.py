@@ -104,10 +104,11 @@ def _fits_int4(array: np.ndarray) -> bool:
 def _store_int8(graph: ir.Graph, table: ir.Value, array: np.ndarray, lookups: list[ir.Node]) -> None:
     """Add the 8-bit form of a table and rewrite its lookups."""
     stored = np.empty(array.shape, np.uint8)
-    scales = np.empty((len(array), 1), np.float32)
+    scales: np.ndarray = np.empty((len(array), 1), np.float32)
     for start in range(0, len(array), _BLOCK):
         block = slice(start, start + _BLOCK)
-        columns, scales[block, 0] = per_channel(array[block].T)
+        columns, column_scales = per_channel(array[block].T)
+        scales[block, 0] = column_scales
         stored[block] = (columns.T.astype(np.int16) + OFFSET).astype(np.uint8)
     values = initializer(graph, f"{table.name}_uint8", stored)
     scale = initializer(graph, f"{table.name}_scale", scales)
@@ -135,7 +136,7 @@ def pack(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         the upper half; and the scales, float16 ``[rows, width / 32]``.
     """
     packed = np.empty((len(table), table.shape[1] // 2), np.uint8)
-    scales = np.empty((len(table), table.shape[1] // _GROUP), np.float16)
+    scales: np.ndarray = np.empty((len(table), table.shape[1] // _GROUP), np.float16)
     for start in range(0, len(table), _BLOCK):
         block = slice(start, start + _BLOCK)
         packed[block], scales[block] = _pack_rows(table[block])

@@ -81,7 +81,7 @@ class _Buffer:
         builder.StartVector(1, data.size, 1)
         end = builder.Head()
         builder.head = end - data.size
-        memoryview(builder.Bytes)[builder.head : end] = data
+        memoryview(builder.Bytes)[builder.head : end] = data.data
         builder.vectorNumElems = data.size
         vector = builder.EndVector()
         schema().BufferStart(builder)
