@@ -59,10 +59,15 @@ def drop_ordered_lookups(graph: ir.Graph, observed: Observed) -> int:
     """
     count = 0
     for node in list(graph):
-        if node.op_type != "Gather" or node.inputs[0] is None or node.inputs[1] is None:
+        if node.op_type != "Gather":
             continue
         source, indices = node.inputs
-        if len(observed.shape(source)) != 1 or not observed.counts_up(indices, source):
+        if (
+            source is None
+            or indices is None
+            or len(observed.shape(source)) != 1
+            or not observed.counts_up(indices, source)
+        ):
             continue
         sizes = [size.number for size in observed.shape(node.outputs[0])]
         target = initializer(graph, f"{node.name}_shape", np.array(sizes, np.int64))

@@ -198,9 +198,10 @@ def windows_to_image(graph: Lowering, node: ir.Node) -> None:
     """Lower the image of windows ``[batch, channels * height * width, windows]`` that neither overlap nor have gaps."""
     sizes, window = (graph.observed.constant(value) for value in node.inputs[1:3])
     strides, pads, dilations = (list(node.attributes[name].as_ints()) for name in ("strides", "pads", "dilations"))
-    is_plain = sizes is not None and window is not None and len(window) == 2 and not any(pads) and set(dilations) == {1}
-    if not is_plain or strides != window.tolist() or any(sizes % window):
-        raise graph.refuse(node, "windows that overlap or have gaps, a border, or another number of axes than two")
+    if sizes is None or window is None or len(window) != 2 or any(pads) or set(dilations) != {1}:
+        raise graph.refuse(node, "sizes that are computed, a border, dilation, or another number of axes than two")
+    if strides != window.tolist() or any(sizes % window):
+        raise graph.refuse(node, "windows that overlap or have gaps")
     batch, channels, *_ = graph.shape(node.outputs[0])
     counts = [Size(int(count)) for count in sizes // window]
     height, width = (Size(int(size)) for size in window)
