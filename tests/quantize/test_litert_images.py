@@ -23,7 +23,7 @@ tiny_images = pytest.importorskip("tiny_images")
 
 forms = pytest.mark.parametrize("batch", [1, None], ids=["one row", "any batch"])
 NAMES = (*tiny_images.ARCHITECTURES, *tiny_images.FROM_PYTHON)
-CONVOLUTIONS = ("efficientnet", "mobilenet_v1", "mobilenet_v2", "mobilevitv2", "poolformer", "regnet", "resnet")
+CONVOLUTIONS = ("mobilenet_v1", "mobilenet_v2", "mobilevitv2", "poolformer", "regnet", "resnet")
 # Changes of the order of axes: one brings the image into the form with the channels last; attention has three a layer
 # and for windows more.
 MOST_TRANSPOSES = {"levit": 21, "mobilevit": 37, "mobilevitv2": 22, "pvt_v2": 13, "swin": 17, "swinv2": 21}
