@@ -198,12 +198,25 @@ def check(mutant: dict, tests: list[str], limit_s: float) -> str:
 
 
 def run(drawn: Path, limit_s: float, jobs: int, out: Path) -> None:
-    """Try the mutants and write what became of each."""
+    """Try the mutants and write what became of each; a second call goes on after an interruption."""
     content = json.loads(drawn.read_text("utf-8"))
     mutants = content["mutants"]
     tests = tests_of(mutants, limit_s)
+    journal = out.with_suffix(".jsonl")
+    known: dict[str, str] = {}
+    if journal.exists():
+        known = dict(json.loads(line) for line in journal.read_text("utf-8").splitlines())
+
+    def outcome_of(mutant: dict, names: list[str]) -> str:
+        key = json.dumps([mutant, names, limit_s], sort_keys=True)
+        if key not in known:
+            known[key] = check(mutant, names, limit_s)
+            with journal.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps([key, known[key]]) + "\n")
+        return known[key]
+
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        outcomes = list(pool.map(check, mutants, tests, [limit_s] * len(mutants)))
+        outcomes = list(pool.map(outcome_of, mutants, tests))
     totals = collections.Counter(outcomes)
     rows = []
     for mutant, names, outcome in zip(mutants, tests, outcomes, strict=True):

@@ -234,7 +234,9 @@ def discard(model: ir.Model) -> None:
     torch this takes minutes, and until then each model occupies memory as large as its weights.
     """
     for graph in model.graphs():
-        for value in graph.initializers.values():
+        # onnx-ir 1.1.0 counts the uses of inputs and initializers, and keeps the entry of a value that was removed.
+        removed = getattr(graph.inputs, "_ref_counter", ())
+        for value in (*graph.initializers.values(), *removed):
             value.const_value = None
 
 
