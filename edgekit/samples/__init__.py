@@ -122,8 +122,8 @@ def read(
     has_names = kind in ("json", "jsonl", "folder")
     reader = _Reader(str(file), named, tuple(slices), partial(modality.read, folder=folder), has_names)
     rows, chosen = _read_rows(records, reader, modality)
-    content = [record for _, record in records] if kind == "folder" else hash_file(file)
-    parts: list[object] = [content, sorted(chosen.items())]
+    file_names = [record for _, record in records]
+    parts: list[object] = [file_names if kind == "folder" else hash_file(file), sorted(chosen.items())]
     if modality.reads_files:
         # The files that rows name may change while the table stays the same.
         rows = tuple(replace(row, content=modality.content(row.input)) for row in rows)

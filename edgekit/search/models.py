@@ -199,7 +199,7 @@ def make_candidates(ctx: BuildContext, model: ModelEntry, method: str) -> list[C
     # With some layers in INT8, a graph with weights of 4 bits has over one in INT8 that it is smaller. Ranking the
     # layers takes a multiple of the time of all other steps for it.
     if precision == "INT8" and ctx.target.budget.size_mb is None:
-        ctx.note(f"Layers of '{method}' in INT8 were not searched, because the target does not limit the size.")
+        _LOG.info("layers of %s in INT8 were not searched: the target does not limit the size", method)
         return candidates
     # Ranges and smoothing stay as chosen for all layers. Both forms race, so that the table shows the cost of the
     # layers in float.

@@ -119,7 +119,6 @@ def test_int4_over_the_budget_costs_no_ranking(tmp_path, tiny_model, tiny_sample
     assert [variant.method for variant in manifest.variants] == ["dynamic_rows"]
     raced = {trial.method: trial for trial in result.bundle.manifest.trials}
     assert raced["dynamic_rows_int4"].verdict.startswith("over budget: accuracy_drop")
-    assert [note for note in manifest.notes if "'dynamic_rows_int4' in INT8 were not searched" in note]
     assert "rank layers" not in steps
 
 
