@@ -140,8 +140,8 @@ class Fitter:
         Words end at white space, so the characters between the cut and a near white space tell where its word begins.
         """
         if self._left:
-            space = _last_blank(text[:_NEAR])
-            return text[self._end_of_first(text if space is None else text[: space + 1]) :]
+            last = _last_blank(text[:_NEAR])
+            return text[self._end_of_first(text if last is None else text[: last + 1]) :]
         near = max(0, len(text) - _NEAR)
         space = re.search(_BLANK, text[near:])
         start = near + space.start() if near and space else 0

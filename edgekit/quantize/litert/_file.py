@@ -96,7 +96,7 @@ def _bytes_of(array: np.ndarray) -> np.ndarray:
 
 def _digest(array: np.ndarray) -> bytes:
     """Return the sha256 of the bytes of an array."""
-    return hashlib.sha256(_bytes_of(array)).digest()
+    return hashlib.sha256(_bytes_of(array).data).digest()
 
 
 class File:
