@@ -460,4 +460,4 @@ def test_a_terminal_gets_bars_and_the_output_stays_clean(float32_ort, tiny_sampl
     assert b"\x1b" in drawn
     assert b"evaluate" in drawn
     count = len(tiny_samples.rows)
-    assert re.search(rb"\b%d/%d \d+(\.\d)?/s" % (count, count), drawn), "rows done and rows per second"
+    assert re.search(rb"\b%d/%d [\d,]+(\.\d)?/s" % (count, count), drawn), "rows done and rows per second"

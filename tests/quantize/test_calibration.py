@@ -38,9 +38,8 @@ def test_calibration_memory_does_not_grow_with_samples():
         held.append(sum(a.nbytes for a in arrays))
         counted.append(sum(float(h.counts.sum()) for h in histograms.values()))
     channels = 7 * 32 + 2 * 64
-    assert (
-        held[0] == held[1] == 9 * 2048 * 8 + channels * (4 + 8)
-    )  # nine activations of 2,048 float64 bins, and two numbers a channel
+    # Nine activations of 2,048 float64 bins, and three numbers a channel.
+    assert held[0] == held[1] == 9 * 2048 * 8 + channels * (4 + 8 + 8)
     assert counted[1] == 32 * counted[0]
     assert peaks[1] < 1.1 * peaks[0]
 
