@@ -77,6 +77,20 @@ def test_the_verb_and_a_build(wide, tmp_path, monkeypatch):
         build("other", {**said, "speedup": 1.4}, race=tmp_path / "out" / "race.json")
 
 
+@pytest.mark.slow
+def test_more_than_can_be_had(wide, tmp_path):
+    with refused("prune-speedup", "90.00"):
+        prune(
+            wide.model,
+            speedup=90,
+            samples=wide.train,
+            eval=wide.dev,
+            out=tmp_path / "out",
+            options=PruneOptions(target=wide.target),
+        )
+    assert not (tmp_path / "out").exists()
+
+
 def check_verb(wide, out):
     """Prune by the command line, without a training."""
     options = ["--speedup", "1.5", "--target", wide.target, "--samples", wide.train, "--eval", wide.dev, "-o", out]
