@@ -30,6 +30,7 @@ __all__ = [
     "find_producer",
     "float_layer_names",
     "initializer",
+    "insert_dequantize",
     "layer_names",
     "levels",
     "linears",
@@ -383,7 +384,14 @@ def dequantize_weight(graph: ir.Graph, layer: Linear, steps: int = 127) -> ir.Va
         initializer(graph, f"{label}_scale", scales),
         initializer(graph, f"{label}_zero_point", np.zeros(scales.shape, np.int8)),
     ]
-    node = ir.node("DequantizeLinear", inputs, attributes={"axis": 1}, name=f"{label}/DequantizeLinear")
+    return insert_dequantize(graph, layer, inputs, label, axis=1)
+
+
+def insert_dequantize(
+    graph: ir.Graph, layer: Linear, inputs: Sequence[ir.Value], label: str, **attributes: int
+) -> ir.Value:
+    """Insert a DequantizeLinear of a layer's weight before the layer, and return its output."""
+    node = ir.node("DequantizeLinear", inputs, attributes=attributes, name=f"{label}/DequantizeLinear")
     node.outputs[0].type = layer.weight.type
     node.outputs[0].shape = layer.weight.shape
     graph.insert_before(layer.node, node)

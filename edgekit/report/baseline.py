@@ -111,7 +111,7 @@ def load_baseline(before: BaselineRef, side: BundleUnderTest, rows: Rows) -> Bas
             outputs = predictions.name_outputs(function(inputs), len(inputs), side.outputs, "The teacher's outputs")
             return add_row_arrays(side, inputs, outputs)
 
-        return _make_teacher(side, rows, answer(list(rows.inputs)), "teacher", answer)
+        return _make_teacher(side, rows, answer(rows.inputs), "teacher", answer)
     path = Path(before)
     if path.is_dir():
         other = _match_stand_in(open_for_test(path, side.trust, threads=side.threads), side)

@@ -5,10 +5,10 @@ the calibration rows (``_blocks``). XNNPACK, the CPU kernels of LiteRT, multipli
 that has a range for each row, as with ``dynamic_rows``. Layers whose number of inputs is no multiple of 32 have INT8
 weights, and so have those that ``keep_int8`` names; embedding tables are stored in 8 bits.
 
-The weights of linear layers take half the space of ``dynamic_rows``. This method is faster where a product has one
-row, whose time is that of reading weights, and slower with more rows, where unpacking them costs time. Speed relative
-to INT8 weights, XNNPACK of LiteRT 2.3.0 on x86 with AVX-512 VNNI, one thread, weights in the cache, best of 25 turns on
-a busy machine, so indicative (``benchmarks/int4_blocks.py``):
+The weights of linear layers take half the space of ``dynamic_rows``. A product of one row took about the same time,
+and products of more rows took longer, where unpacking the weights costs time. Speed relative to INT8 weights, XNNPACK
+of LiteRT 2.3.0 on x86 with AVX-512 VNNI, one thread, weights in the cache, best of 25 turns on a busy machine by hand,
+so indicative (``benchmarks/int4_blocks.py`` measures the same):
 
     layer          1 row    26 rows    128 rows
     384 x 1536     1.0      0.64       0.69
@@ -25,7 +25,7 @@ import onnx_ir as ir
 from edgekit.quantize._blocks import BLOCK, is_blockable, quantize_blocks
 from edgekit.quantize._embeddings import quantize_embeddings
 from edgekit.quantize.calibration import Calibration
-from edgekit.quantize.graphs import Linear, constant, initializer, layer_names, linears, rewrite
+from edgekit.quantize.graphs import Linear, constant, initializer, insert_dequantize, layer_names, linears, rewrite
 from edgekit.quantize.litert import fold_scales
 from edgekit.quantize.methods.weight_only import quantize_weights
 from edgekit.spec.graph import Graph, GraphSet
@@ -125,9 +125,4 @@ def _dequantize_blocks(graph: ir.Graph, layer: Linear, squares: np.ndarray) -> i
         initializer(graph, f"{label}_int4", values.astype(ir.DataType.INT4.numpy())),
         initializer(graph, f"{label}_scale", scales),
     ]
-    attributes = {"axis": 0, "block_size": BLOCK}
-    node = ir.node("DequantizeLinear", inputs, attributes=attributes, name=f"{label}/DequantizeLinear")
-    node.outputs[0].type = layer.weight.type
-    node.outputs[0].shape = layer.weight.shape
-    graph.insert_before(layer.node, node)
-    return node.outputs[0]
+    return insert_dequantize(graph, layer, inputs, label, axis=0, block_size=BLOCK)
